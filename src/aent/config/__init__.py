@@ -1,0 +1,282 @@
+"""Configuration: typed once, checked as a whole before anything runs.
+
+`Config` describes one reproduction. `load` reads it from YAML and reports every problem with the
+key's path, what was given and what is allowed. `Run` is one resolved training run.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from aent.config.base import Name, Strict
+from aent.config.data import Problems, SyntheticProblems
+from aent.config.experiment import Claims, Figure, Mdp, Runs, Sweep, SweepFigure, Table, Tracking
+from aent.config.method import Method
+from aent.config.model import Model, PretrainedModel, ScratchModel
+from aent.config.setting import Setting
+
+# Folders under results/ that a setting's name must not shadow.
+RESERVED = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "benchmarks"}
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message names each key."""
+
+
+class Run(Strict):
+    """One training run with everything it depends on."""
+
+    name: str
+    """`setting/method/seed`, the folder below results/."""
+    setting_name: Name
+    method_name: Name
+    seed: int
+    setting: Setting
+    method: Method
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the resolved run: equal hashes, equal settings."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Config(Strict):
+    """A whole reproduction: problems, models, settings, methods, and what to draw from them."""
+
+    results: Path = Path("results")
+    """Folder of everything that is produced."""
+    problems: dict[Name, Problems] = Field(min_length=1)
+    """Problem sets by name, for training, validation and test."""
+    models: dict[Name, Model] = Field(min_length=1)
+    """Base models by name."""
+    settings: dict[Name, Setting] = Field(min_length=1)
+    """Settings by name."""
+    methods: dict[Name, dict[str, Any]] = Field(min_length=1)
+    """Methods by name; see Method for the keys of each."""
+    sweeps: dict[Name, Sweep] = {}
+    """Sweeps by name."""
+    tables: dict[Name, Table] = {}
+    """Tables by name."""
+    figures: dict[Name, Figure] = {}
+    """Figures by name."""
+    claims: Claims | None = None
+    """The claims sheet; none when absent."""
+    mdp: Mdp | None = None
+    """The decision problem of Figure 1; none when absent."""
+    tracking: Tracking = Tracking()
+    """MLflow."""
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Config:
+        problems = [*self._setting_problems(), *self._experiment_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        for run in self.runs():  # resolves, and so validates, every method of every setting
+            assert run.name
+        return self
+
+    def _setting_problems(self) -> list[str]:
+        found = []
+        for name, model in self.models.items():
+            if isinstance(model, ScratchModel):
+                key = f"models.{name}.warm_start.problems"
+                found += _known(key, [model.warm_start.problems], self.problems)
+        for name, setting in self.settings.items():
+            key = f"settings.{name}"
+            if name in RESERVED:
+                found.append(f"{key}: the name is reserved; reserved are {sorted(RESERVED)}")
+            found += _known(f"{key}.model", [setting.model], self.models)
+            found += _known(f"{key}.problems", [setting.problems], self.problems)
+            for part in ("benchmarks", "validation"):
+                names = getattr(setting.evaluation, part)
+                found += _known(f"{key}.evaluation.{part}", names, self.problems)
+            found += _known(f"{key}.methods", list(setting.methods), self.methods)
+        for name, sweep in self.sweeps.items():
+            found += _known(f"sweeps.{name}.base", [sweep.base], self.methods)
+            if name in self.methods:
+                found.append(f"sweeps.{name}: a method has the same name")
+        return found
+
+    def _experiment_problems(self) -> list[str]:
+        found = []
+        allowed = {**self.methods, **self.sweeps, **dict.fromkeys(self.swept_methods())}
+        for key, runs in self._experiments():
+            found += _known(f"{key}.settings", runs.settings, self.settings)
+            found += _known(f"{key}.methods", runs.methods, allowed)
+            if isinstance(runs, SweepFigure):
+                found += _known(f"{key}.sweep", [runs.sweep], set(self.sweeps) & set(runs.methods))
+            if (baseline := getattr(runs, "baseline", None)) is not None:
+                found += _known(f"{key}.baseline", [baseline], runs.methods)
+        if self.claims:
+            found += _known("claims.settings", self.claims.settings, self.settings)
+            for part in ("baseline", "plain", "proposed"):
+                found += _known(f"claims.{part}", [getattr(self.claims, part)], self.methods)
+            found += _known("claims.sweep", [self.claims.sweep], self.sweeps)
+        return found
+
+    def _experiments(self) -> list[tuple[str, Runs]]:
+        tables = [(f"tables.{name}", table) for name, table in self.tables.items()]
+        figures = [(f"figures.{name}", figure) for name, figure in self.figures.items()]
+        return [*tables, *figures]
+
+    def swept_methods(self) -> dict[str, tuple[str, float | int]]:
+        """Generated method names -> (sweep, value)."""
+        return {
+            f"{name}{value:g}": (name, value)
+            for name, sweep in self.sweeps.items()
+            for value in sweep.values
+        }
+
+    def expand(self, methods: list[Name]) -> list[str]:
+        """Method names with each sweep replaced by the methods it generates, without repeats."""
+        names: list[str] = []
+        for name in methods:
+            if name in self.sweeps:
+                names += [f"{name}{value:g}" for value in self.sweeps[name].values]
+            else:
+                names.append(name)
+        return list(dict.fromkeys(names))
+
+    def method(self, setting: str, name: str) -> Method:
+        """The method as it holds in the setting: base, the setting's changes, the swept value.
+
+        Raises:
+            ConfigError: the result is not a valid method.
+        """
+        sweep, value = self.swept_methods().get(name, (None, None))
+        base = self.sweeps[sweep].base if sweep else name
+        data = _merge(self.methods[base], self.settings[setting].methods.get(base, {}))
+        where = f"methods.{base} in settings.{setting}"
+        if sweep:
+            where = f"sweeps.{sweep} (value {value:g}) in settings.{setting}"
+            data.pop("title", None)
+            _set(data, self.sweeps[sweep].key, value, where)
+        try:
+            return Method.model_validate(data)
+        except ValidationError as error:
+            raise ConfigError(describe(error, where)) from None
+
+    def run(self, setting: str, method: str, seed: int) -> Run:
+        """One resolved run.
+
+        Raises:
+            ConfigError: there is no such setting or method, or the method is invalid there.
+        """
+        found = _known("setting", [setting], self.settings)
+        found += _known("method", [method], {**self.methods, **dict.fromkeys(self.swept_methods())})
+        if found:
+            raise ConfigError("\n".join(found))
+        return Run(
+            name=f"{setting}/{method}/seed{seed}",
+            setting_name=setting,
+            method_name=method,
+            seed=seed,
+            setting=self.settings[setting].model_copy(update={"methods": {}}),
+            method=self.method(setting, method),
+        )
+
+    def runs_of(self, experiment: Runs) -> list[Run]:
+        """The runs an experiment rests on."""
+        return [
+            self.run(setting, method, seed)
+            for setting in experiment.settings
+            for method in self.expand(experiment.methods)
+            for seed in experiment.seeds
+        ]
+
+    def runs(self) -> list[Run]:
+        """All runs that tables, figures and claims need, each once."""
+        runs = [run for _, experiment in self._experiments() for run in self.runs_of(experiment)]
+        if c := self.claims:
+            methods = self.expand([c.baseline, c.plain, c.proposed, c.sweep])
+            runs += [self.run(s, m, k) for s in c.settings for m in methods for k in c.seeds]
+        return list({run.name: run for run in runs}.values())
+
+
+def load(path: Path | str) -> Config:
+    """Read and check a YAML configuration file.
+
+    Raises:
+        ConfigError: the file is unreadable or wrong; the message names each key.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return parse(data, str(path))
+
+
+def parse(data: Any, where: str = "config") -> Config:
+    """Check a configuration given as nested dictionaries.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(describe(error, where)) from None
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def describe(error: ValidationError, where: str) -> str:
+    """A validation error as one line a problem: key, what is allowed, what was given."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        given = problem["input"]
+        shown = "" if problem["type"] == "missing" or not key else f" (given: {given!r:.200})"
+        lines.append(f"{where}: {key + ': ' if key else ''}{message}{shown}")
+    return "\n".join(lines)
+
+
+def _known(key: str, names: list[str], allowed: Any) -> list[str]:
+    missing = [name for name in names if name not in allowed]
+    return [f"{key}: unknown {name!r}; allowed are {sorted(allowed)}" for name in missing]
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy of `base` with `changes` laid over it; a changed `kind` replaces the whole."""
+    merged = copy.deepcopy(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        same_kind = isinstance(old, dict) and isinstance(value, dict)
+        same_kind = same_kind and value.get("kind", old.get("kind")) == old.get("kind")
+        merged[key] = _merge(old, value) if same_kind else copy.deepcopy(value)
+    return merged
+
+
+def _set(data: dict[str, Any], key: str, value: Any, where: str) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(data.get(parent), dict):
+            raise ConfigError(f"{where}: the method has no {parent!r} on the way to {key!r}")
+        data = data[parent]
+    data[last] = value
+
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Method",
+    "Model",
+    "PretrainedModel",
+    "Problems",
+    "Run",
+    "ScratchModel",
+    "Setting",
+    "SyntheticProblems",
+    "describe",
+    "load",
+    "parse",
+]

@@ -1,0 +1,128 @@
+"""Experiments: which runs feed which table, figure and claim."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from aent.config.base import Name, Strict
+
+
+class Sweep(Strict):
+    """Methods that differ in one key; `aent-drop` over 0.25 makes `aent-drop0.25`."""
+
+    base: Name
+    """Method to vary."""
+    key: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$")
+    """Dotted path of the key inside the method, such as `entropy.space.drop`."""
+    values: list[float | int] = Field(min_length=1)
+    """Values of the key."""
+    label: str = "value"
+    """What the key is called on an axis."""
+
+
+class Runs(Strict):
+    """Settings x methods x seeds."""
+
+    title: str
+    """Caption."""
+    settings: list[Name] = Field(min_length=1)
+    """Settings, a block or a panel each."""
+    methods: list[Name] = Field(min_length=1)
+    """Methods and sweeps, in order."""
+    seeds: list[int] = Field(min_length=1)
+    """Seeds of every run."""
+
+
+class ScoresTable(Runs):
+    """Scores a benchmark: best, validation-chosen and last checkpoint, mean and interval."""
+
+    kind: Literal["scores"]
+    published: dict[Name, dict[Name, dict[Name, float]]] = {}
+    """Published numbers to print beside ours: setting -> method -> benchmark -> score."""
+
+
+class TimeTable(Runs):
+    """Time an update, and total time to the baseline's and to the own highest score."""
+
+    kind: Literal["time"]
+    baseline: Name
+    """Method whose highest score is the target."""
+    published: dict[Name, dict[Name, dict[Literal["update", "to_baseline", "to_own"], float]]] = {}
+    """Published hours: setting -> method -> column -> hours."""
+
+
+class CurvesFigure(Runs):
+    """Metrics over training steps, a panel a metric, a line a method."""
+
+    kind: Literal["curves"]
+    metrics: list[str] = Field(min_length=1)
+    """Recorded metrics, or `score/average` for the average test score of the checkpoints."""
+
+
+class SweepFigure(Runs):
+    """The average test score against a swept value, with the baseline as a level."""
+
+    kind: Literal["sweep"]
+    sweep: Name
+    """The sweep on the x axis; it must be among the methods."""
+    baseline: Name
+    """Method drawn as a level; it must be among the methods."""
+
+
+Table = Annotated[ScoresTable | TimeTable, Field(discriminator="kind")]
+Figure = Annotated[CurvesFigure | SweepFigure, Field(discriminator="kind")]
+
+
+class Claims(Strict):
+    """The paper's claims, checked on these runs."""
+
+    settings: list[Name] = Field(min_length=1)
+    """Settings to check, one after the other."""
+    baseline: Name
+    """The method without an entropy term."""
+    plain: Name
+    """The method with a constant, full-vocabulary bonus."""
+    proposed: Name
+    """The paper's method."""
+    sweep: Name
+    """The sweep of the clamping percentage."""
+    seeds: list[int] = Field(min_length=2)
+    """Seeds the claims rest on."""
+
+
+class Mdp(Strict):
+    """The one-state decision problem of Figure 1 with a tabular softmax policy."""
+
+    actions: int = Field(default=100_000, ge=10)
+    """Number of actions."""
+    optimal: list[int] = Field(default=[15, 10, 5, 3, 1], min_length=1)
+    """Numbers of optimal actions (reward 1), a panel each."""
+    decoys: int = Field(default=50, ge=0)
+    """Actions with reward 0.5 that the prior prefers."""
+    prior_std: float = Field(default=3.0, gt=0)
+    """Standard deviation of the prior logits."""
+    optimal_ranks: tuple[int, int] = (20, 999)
+    """Range of prior ranks, below the decoys, at which optimal actions lie."""
+    coefficients: list[float] = Field(default=[0.12], min_length=1)
+    """Regularisation strengths lambda; the first one is drawn in full."""
+    keep: list[float] = Field(default=[0.02, 0.67], min_length=1)
+    """Fractions of actions that the clamped regularisation keeps."""
+    learning_rate: float = Field(default=30.0, gt=0)
+    """Step size of the exact policy gradient."""
+    steps: int = Field(default=1500, ge=1)
+    """Gradient steps."""
+    seeds: list[int] = Field(default=[0, 1], min_length=1)
+    """Seeds of the prior and of the optimal actions' places."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads."""
+
+
+class Tracking(Strict):
+    """The MLflow mirror of what the files hold."""
+
+    enabled: bool = True
+    """Mirror runs to MLflow."""
+    uri: str | None = None
+    """Tracking URI; a SQLite store under the results folder when absent."""

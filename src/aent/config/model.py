@@ -1,0 +1,99 @@
+"""Base models: built from scratch with a supervised warm start, or pretrained."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from aent.config.base import Name, Strict
+
+
+class Demonstrations(Strict):
+    """Shares of the kinds of demonstration the warm start imitates; the rest answer directly."""
+
+    full: float = Field(default=0.45, ge=0, le=1)
+    """Worked to the end."""
+    partial: float = Field(default=0.30, ge=0, le=1)
+    """Stops half-way and boxes the running value: what RL can unlearn."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Demonstrations:
+        if self.full + self.partial > 1:
+            raise ValueError(f"full + partial is {self.full + self.partial}, at most 1 is allowed")
+        return self
+
+
+class WarmStart(Strict):
+    """Supervised training of a fresh model on worked solutions, loss on completions only."""
+
+    problems: Name
+    """Problem set to imitate; its records need solutions."""
+    demonstrations: Demonstrations = Demonstrations()
+    """Mixture of full, partial and direct solutions."""
+    steps: int = Field(default=1200, ge=1)
+    """Optimiser steps."""
+    batch: int = Field(default=32, ge=1)
+    """Demonstrations a step."""
+    learning_rate: float = Field(default=4e-3, gt=0)
+    """Peak learning rate of AdamW."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW betas."""
+    warmup_steps: int = Field(default=50, ge=0)
+    """Linear warm-up."""
+    decay_fraction: float = Field(default=0.3, ge=0, le=1)
+    """Share of the steps, at the end, over which the rate falls linearly to zero."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+    seed: int = 0
+    """Seed of initialisation, mixture and order."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads."""
+
+
+class ScratchModel(Strict):
+    """A small Qwen2-architecture causal language model with tied embeddings."""
+
+    kind: Literal["scratch"]
+    vocabulary: int = Field(default=4096, ge=1400)
+    """Tokens; the task uses far fewer, as a language model's task does."""
+    hidden: int = Field(default=64, ge=8)
+    """Width."""
+    intermediate: int = Field(default=192, ge=8)
+    """Width of the feed-forward layers."""
+    layers: int = Field(default=2, ge=1)
+    """Transformer layers."""
+    heads: int = Field(default=2, ge=1)
+    """Attention heads."""
+    kv_heads: int = Field(default=1, ge=1)
+    """Key/value heads."""
+    positions: int = Field(default=512, ge=16)
+    """Longest sequence."""
+    init_std: float = Field(default=0.06, gt=0)
+    """Standard deviation of the initial weights."""
+    warm_start: WarmStart
+    """The supervised start."""
+
+    @model_validator(mode="after")
+    def _heads(self) -> ScratchModel:
+        if self.hidden % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(
+                f"hidden {self.hidden} must be a multiple of twice the {self.heads} heads, "
+                f"and heads a multiple of the {self.kv_heads} kv_heads"
+            )
+        return self
+
+
+class PretrainedModel(Strict):
+    """An existing model: a directory that AutoModelForCausalLM opens, or a hub id."""
+
+    kind: Literal["pretrained"]
+    path: str
+    """Local directory or hub id `owner/name`."""
+    revision: str = "main"
+    """Commit or tag to pin on the hub."""
+    trust_remote_code: bool = False
+    """Run code shipped with the model. Only for a model whose code you have read."""
+
+
+Model = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]

@@ -1,0 +1,140 @@
+"""A setting: model, data, trainer, rollout and evaluation that the methods share."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from aent.config.base import Name, Strict
+from aent.config.method import RankFraction, Space
+
+
+class Prompt(Strict):
+    """How a problem becomes a prompt."""
+
+    suffix: str = ""
+    """Text put behind the problem."""
+    chat: bool = False
+    """Wrap the text as one user turn with the tokenizer's chat template."""
+
+
+class Rollout(Strict):
+    """Sampling of responses during training."""
+
+    engine: Literal["transformers"] = "transformers"
+    """The engine that samples."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Applied to the logits of sampling, log-probabilities and entropies alike."""
+    max_prompt_tokens: int = Field(default=64, ge=1)
+    """Problems with longer prompts are left out and counted."""
+    max_response_tokens: int = Field(default=32, ge=1)
+    """Longer responses are cut and earn 0."""
+    rows: int = Field(default=4096, ge=1)
+    """Sequences sampled at once."""
+
+
+class Trainer(Strict):
+    """The training loop."""
+
+    steps: int = Field(default=80, ge=1)
+    """Global steps: collect, then update."""
+    prompts: int = Field(default=32, ge=1)
+    """Prompts a step."""
+    samples: int = Field(default=8, ge=2)
+    """Responses a prompt: the group."""
+    minibatches: int = Field(default=2, ge=1)
+    """Optimiser steps a global step and epoch; must divide the prompts."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over a step's responses."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Padded tokens in one forward pass; a whole minibatch when absent."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """AdamW learning rate, constant."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW betas."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW weight decay."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+    measured_space: Space = RankFraction(drop=0.33)
+    """Space of `entropy/clamped` in runs whose loss uses none or the full vocabulary."""
+    save_every: int = Field(default=20, ge=1)
+    """Steps between checkpoints that are evaluated; the last step always is."""
+    state_every: int = Field(default=10, ge=1)
+    """Steps between saves of the state that an interrupted run goes on from."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where to train."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the forward pass; weights and optimiser stay in float32."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of a run."""
+    memory_mb: int = Field(default=2000, ge=500)
+    """Memory of a run, for the scheduler."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of a run, for the scheduler."""
+    runtime_minutes: int = Field(default=60, ge=1)
+    """Longest runtime of a run, for the scheduler."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Trainer:
+        if self.prompts % self.minibatches:
+            raise ValueError(
+                f"minibatches {self.minibatches} does not divide prompts {self.prompts}"
+            )
+        if (self.device == "cuda") != (self.gpus > 0):
+            raise ValueError(f"device {self.device} does not go with gpus {self.gpus}")
+        return self
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """Steps after which a checkpoint is saved and evaluated."""
+        return sorted({*range(self.save_every, self.steps + 1, self.save_every), self.steps})
+
+
+class Evaluation(Strict):
+    """Evaluation of checkpoints."""
+
+    benchmarks: list[Name] = Field(min_length=1)
+    """Problem sets of the test score; their mean is the average test score."""
+    validation: list[Name] = []
+    """Problem sets that choose a checkpoint without looking at the test sets."""
+    samples: int = Field(default=4, ge=1)
+    """Samples a problem."""
+    temperature: float = Field(default=0.6, gt=0)
+    """Sampling temperature."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    """Nucleus of the sampling."""
+    top_k: int | None = Field(default=20, ge=1)
+    """Most likely tokens that sampling may choose from; all when null."""
+    max_response_tokens: int = Field(default=32, ge=1)
+    """Longest response."""
+    rows: int = Field(default=4096, ge=1)
+    """Sequences sampled at once."""
+    seed: int = 0
+    """Seed of the sampling."""
+    checkpoints_per_job: int | None = Field(default=None, ge=1)
+    """Checkpoints that one job evaluates; all of a run when absent."""
+
+
+class Setting(Strict):
+    """Everything the methods have in common in one experiment."""
+
+    title: str | None = None
+    """Name in tables and figures; the setting's own name when absent."""
+    model: Name
+    """Base model."""
+    problems: Name
+    """Training problems."""
+    prompt: Prompt = Prompt()
+    """How a problem becomes a prompt."""
+    rollout: Rollout = Rollout()
+    """Sampling during training."""
+    trainer: Trainer = Trainer()
+    """The training loop."""
+    evaluation: Evaluation
+    """How checkpoints are scored."""
+    methods: dict[Name, dict[str, Any]] = {}
+    """Changes to methods that hold in this setting only, as partial methods."""
