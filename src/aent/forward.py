@@ -1,0 +1,56 @@
+"""The training forward pass: hidden states that predict response tokens, and only those."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from aent.rollout.engine import Rollouts
+
+
+def response_hidden(transformer: nn.Module, rollouts: Rollouts) -> Tensor:
+    """Hidden states from which each response token is predicted.
+
+    Only these reach the language-model head, so that no logits are computed for prompt or padding
+    positions.
+
+    Args:
+        transformer: a decoder without its head (`PreTrainedModel.get_decoder()`).
+        rollouts: B rows of left-padded prompts [B, P] and right-padded responses [B, R].
+
+    Returns:
+        [N, H], N = response tokens in row-major order, as in `responses[mask]`.
+    """
+    prompt = rollouts.prompt_ids.shape[1]
+    ids = torch.cat([rollouts.prompt_ids, rollouts.response_ids], dim=1)
+    mask = torch.cat([rollouts.prompt_mask, rollouts.response_mask], dim=1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    output = transformer(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1].long(),
+        position_ids=positions[:, :-1],
+        use_cache=False,
+    )
+    predicting: Tensor = output.last_hidden_state[:, prompt - 1 :]
+    return predicting[rollouts.response_mask]
+
+
+def select(rollouts: Rollouts, rows: Tensor) -> Rollouts:
+    """Some rows, with the padding that all of them share cut away.
+
+    Args:
+        rollouts: B rows.
+        rows: [b] indices.
+    """
+    prompt_mask, response_mask = rollouts.prompt_mask[rows], rollouts.response_mask[rows]
+    prompt = int(prompt_mask.sum(dim=1).max())
+    response = max(int(response_mask.sum(dim=1).max()), 1)
+    start = prompt_mask.shape[1] - prompt
+    return Rollouts(
+        prompt_ids=rollouts.prompt_ids[rows, start:],
+        prompt_mask=prompt_mask[:, start:],
+        response_ids=rollouts.response_ids[rows, :response],
+        response_mask=response_mask[:, :response],
+        logprobs=rollouts.logprobs[rows, :response],
+        truncated=rollouts.truncated[rows],
+    )
