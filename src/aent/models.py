@@ -1,0 +1,196 @@
+"""Causal language models: create, load and save them, with their tokenizers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from aent.config.model import ScratchModel
+from aent.config.setting import Prompt
+from aent.problems.synthetic import vocabulary as task_vocabulary
+
+PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+class ModelError(ValueError):
+    """A model or tokenizer cannot be used; the message names the place and what is missing."""
+
+
+def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer for the synthetic problems.
+
+    Words are separated by white space. Ids: padding 0, end of sequence 1, unknown 2, then the
+    task's tokens, then filler that no problem uses: most tokens of a language model are of no use
+    in any one task.
+
+    Args:
+        vocabulary: number of tokens.
+
+    Raises:
+        ModelError: the task's tokens do not fit.
+    """
+    tokens = [PAD, EOS, UNK, *task_vocabulary()]
+    if vocabulary < len(tokens):
+        raise ModelError(f"vocabulary {vocabulary}: the task needs at least {len(tokens)} tokens")
+    tokens += [f"filler{n}" for n in range(vocabulary - len(tokens))]
+    core = Tokenizer(WordLevel({token: n for n, token in enumerate(tokens)}, unk_token=UNK))
+    core.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=PAD,
+        eos_token=EOS,
+        unk_token=UNK,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def create_model(config: ScratchModel) -> Qwen2ForCausalLM:
+    """A Qwen2-architecture model with fresh weights, decided by the warm start's seed."""
+    shape = Qwen2Config(
+        vocab_size=config.vocabulary,
+        hidden_size=config.hidden,
+        intermediate_size=config.intermediate,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.positions,
+        initializer_range=config.init_std,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        pad_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.warm_start.seed)
+        return Qwen2ForCausalLM(shape)
+
+
+def load_model(
+    path: str | Path,
+    *,
+    revision: str = "main",
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Open a model directory, or a hub id `owner/name`.
+
+    Raises:
+        ModelError: the directory is not a model, or the hub does not give it.
+    """
+    _check_directory(path, "config.json", ("config.json",))
+    _check_directory(path, "weights", _WEIGHTS)
+    model, info = _open(
+        AutoModelForCausalLM,
+        path,
+        revision=revision,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+    )
+    # transformers fills absent weights at random and only warns.
+    if info["missing_keys"]:
+        raise ModelError(f"{path}: weights without {sorted(info['missing_keys'])[:5]}")
+    return model
+
+
+def load_tokenizer(
+    path: str | Path, *, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """Open the tokenizer of a model directory or hub id; padding falls back to end of sequence.
+
+    Raises:
+        ModelError: there is none, or it has no end-of-sequence token.
+    """
+    _check_directory(path, "tokenizer", ("tokenizer.json", "tokenizer_config.json"))
+    tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _check_directory(path: str | Path, part: str, patterns: tuple[str, ...]) -> None:
+    """Complain about a local path that is no directory or lacks a part; pass hub ids."""
+    folder = Path(path)
+    if not folder.exists():
+        if isinstance(path, str) and path.count("/") == 1 and not path.startswith((".", "/", "~")):
+            return
+        raise ModelError(f"{path}: no such directory; a model directory or a hub id owner/name")
+    if not folder.is_dir():
+        raise ModelError(f"{path}: a file; a model is a directory")
+    if not any(found for pattern in patterns for found in folder.glob(pattern)):
+        names = sorted(item.name for item in folder.iterdir())
+        raise ModelError(f"{path}: not a model: no {part} ({', '.join(patterns)}); found {names}")
+
+
+def _open(loader: Any, path: str | Path, **options: Any) -> Any:
+    try:
+        return loader.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        message = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"{path}: cannot be opened: {type(error).__name__}: {message[0]}"
+        ) from error
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path
+) -> None:
+    """Save a model directory that the Auto classes open: all of it or nothing.
+
+    Written beside the target and renamed, so that an interruption leaves no half model.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = (path.with_name(f".{path.name}.{tag}-{os.getpid()}") for tag in ("new", "old"))
+    model.save_pretrained(fresh)
+    tokenizer.save_pretrained(fresh)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, prompt: Prompt) -> list[int]:
+    """A problem as prompt tokens: suffix appended, as a user turn where the setting says so.
+
+    Raises:
+        ModelError: a chat prompt is asked of a tokenizer without a chat template.
+    """
+    text = problem + prompt.suffix
+    if not prompt.chat:
+        ids: list[int] = tokenizer(text)["input_ids"]
+        return ids
+    if not tokenizer.chat_template:
+        raise ModelError("prompt.chat: the tokenizer has no chat template; set chat: false")
+    turn = [{"role": "user", "content": text}]
+    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Tokens that end a response: the tokenizer's, and those of the generation configuration."""
+    found = getattr(model.generation_config, "eos_token_id", None)
+    found = found if isinstance(found, list) else [found]
+    return sorted({tokenizer.eos_token_id, *found} - {None})

@@ -1,0 +1,165 @@
+"""The record of a problem, and files of records: jsonl or parquet."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aent.boxed import last_boxed
+from aent.config.data import Columns
+
+
+class ProblemError(ValueError):
+    """Problems cannot be read or generated; the message names the place."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A problem with a checkable answer."""
+
+    id: str
+    problem: str
+    answer: str
+    solution: str | None = None
+    """Worked solution ending in `\\boxed{answer}`."""
+    level: int | str | None = None
+    """Difficulty: the tier of a synthetic problem, whatever the source says of a real one."""
+
+
+def read_problems(path: Path) -> list[Problem]:
+    """Read a .jsonl or .parquet file of records {id, problem, answer, solution?, level?}.
+
+    Raises:
+        ProblemError: unreadable or empty file, missing column or value, or an id that occurs twice.
+    """
+    rows = read_rows(path)
+    found = {name for row in rows for name in row}
+    optional = {name: name for name in ("solution", "level") if name in found}
+    return to_problems(rows, Columns(id="id", **optional), str(path))
+
+
+def write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Write records as jsonl, one a line, without the fields that are None."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for problem in problems:
+            record = {key: value for key, value in asdict(problem).items() if value is not None}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a .jsonl or .parquet file as dictionaries.
+
+    Raises:
+        ProblemError: another suffix, an unreadable or empty file, a line that is no JSON object.
+    """
+    path = Path(path)
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if path.suffix not in readers:
+        raise ProblemError(f"{path}: suffix {path.suffix!r}; allowed are {sorted(readers)}")
+    try:
+        rows = readers[path.suffix](path)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise ProblemError(f"{path}: cannot be read: {error}") from None
+    if not rows:
+        raise ProblemError(f"{path}: empty, at least one record is needed")
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    # Not splitlines(): a JSON string may hold other line separators, such as U+2028.
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ProblemError(f"{path}: line {number} is no JSON: {error}") from None
+            if not isinstance(row, dict):
+                kind = type(row).__name__
+                raise ProblemError(f"{path}: line {number} is a {kind}, a JSON object is needed")
+            rows.append(row)
+    return rows
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def to_problems(rows: list[dict[str, Any]], columns: Columns, where: str) -> list[Problem]:
+    """Records from a source's rows.
+
+    Args:
+        rows: at least one row.
+        columns: which column holds which field. Without an id column the id is the row's number,
+            from 0; without an answer column the answer is the last box of the solution.
+        where: name of the source for error messages.
+
+    Raises:
+        ProblemError: missing column or value, or an id that occurs twice. Rows count from 1.
+    """
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    for key, column in columns.model_dump().items():
+        if column is not None and column not in found:
+            raise ProblemError(f"{where}: no column {column!r} for {key}; found are {found}")
+    problems = [_to_problem(row, n, columns, where) for n, row in enumerate(rows)]
+    first: dict[str, int] = {}
+    for n, problem in enumerate(problems, start=1):
+        if problem.id in first:
+            raise ProblemError(
+                f"{where}: row {n}: id {problem.id!r} already used in row {first[problem.id]}"
+            )
+        first[problem.id] = n
+    return problems
+
+
+def _to_problem(row: dict[str, Any], n: int, columns: Columns, where: str) -> Problem:
+    place = f"{where}: row {n + 1}"
+    solution = _text(row.get(columns.solution), place) if columns.solution else None
+    if columns.answer is not None:
+        answer = _text(row.get(columns.answer), place)
+        source = f"column {columns.answer!r}"
+    else:
+        answer = last_boxed(solution) if solution else None
+        source = f"no closed \\boxed{{}} in column {columns.solution!r}"
+    if not answer:
+        raise ProblemError(f"{place}: without an answer ({source})")
+    problem = _text(row.get(columns.problem), place)
+    if not problem:
+        raise ProblemError(f"{place}: without a problem (column {columns.problem!r})")
+    name = _text(row.get(columns.id), place) if columns.id else str(n)
+    if not name:
+        raise ProblemError(f"{place}: without an id (column {columns.id!r})")
+    level = row.get(columns.level) if columns.level else None
+    if level is not None and not isinstance(level, int):
+        level = _text(level, place)
+    return Problem(id=name, problem=problem, answer=answer, solution=solution, level=level)
+
+
+def _text(value: Any, place: str) -> str | None:
+    """A cell as text; None where it is missing or blank.
+
+    Some data sets keep the answer as a list of one; a list of several has no single answer.
+    """
+    if isinstance(value, list | tuple):
+        if len(value) > 1:
+            raise ProblemError(f"{place}: one value is needed, found {len(value)}: {value!r:.100}")
+        value = value[0] if value else None
+    if isinstance(value, str):
+        return value.strip() or None
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool | dict):
+        raise ProblemError(f"{place}: text or a number is needed, found {value!r:.100}")
+    return str(value)
