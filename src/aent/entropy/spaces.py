@@ -1,0 +1,84 @@
+"""Token spaces: which tokens of a policy count, as a threshold a row.
+
+Every space keeps the tokens above a threshold, so that a row's space is two numbers: the threshold
+and the share of the tokens that lie exactly on it. Where a space has fewer places left than tokens
+on its threshold, these share the places equally. The entropy is then that of any way of breaking
+the tie, and the result does not depend on the order of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aent.config.method import FullSpace, MinP, Nucleus, RankFraction, Space, TopK
+from aent.entropy.selection import kth_smallest
+
+
+class Cut(NamedTuple):
+    """A token space of each row; all of shape [R], in the scores' dtype."""
+
+    threshold: Tensor
+    """Tokens with a greater score are in the space, with a smaller one outside."""
+    share: Tensor
+    """Weight in (0, 1] of each token whose score equals the threshold."""
+    places: Tensor
+    """Places that the tokens on the threshold share: `share` times their number."""
+
+
+def cut(space: Space, scores: Tensor, masses: Tensor) -> Cut | None:
+    """Find the token space of each row.
+
+    Args:
+        space: Token space.
+        scores: [R, V] base-2 logarithms of `masses`, the row's maximum 0.
+        masses: [R, V] probabilities, up to a factor a row: 1 for the most likely token.
+
+    Returns:
+        The cut, or None where the space is the whole vocabulary.
+    """
+    size = scores.shape[1]
+    if isinstance(space, RankFraction):
+        return _keep_most_likely(scores, size - int(space.drop * size))
+    if isinstance(space, TopK):
+        return _keep_most_likely(scores, min(space.k, size))
+    if isinstance(space, Nucleus):
+        return _keep_mass(scores, masses, space.mass)
+    if isinstance(space, MinP):
+        return _keep_above(scores, math.log2(space.epsilon))
+    if isinstance(space, FullSpace):
+        return None
+    raise TypeError(f"unknown token space {space!r}")
+
+
+def _keep_most_likely(scores: Tensor, kept: int) -> Cut | None:
+    """Keep that many tokens of each row."""
+    size = scores.shape[1]
+    if kept == size:
+        return None
+    ranked = kth_smallest(scores, size - kept)
+    places = (kept - ranked.above).to(scores.dtype)
+    return Cut(ranked.value, places / ranked.tied, places)
+
+
+def _keep_mass(scores: Tensor, masses: Tensor, mass: float) -> Cut | None:
+    """Keep the smallest set of most likely tokens whose probability reaches `mass`."""
+    if mass >= 1.0:
+        return None
+    ordered, order = torch.sort(scores, dim=1, descending=True)
+    reached = torch.gather(masses, 1, order).cumsum(1, dtype=torch.float64)
+    kept = (reached < mass * reached[:, -1:]).sum(1, keepdim=True) + 1
+    threshold = torch.gather(ordered, 1, kept - 1)
+    places = (kept - (ordered > threshold).sum(1, keepdim=True))[:, 0].to(scores.dtype)
+    tied = (ordered == threshold).sum(1)
+    return Cut(threshold[:, 0], places / tied, places)
+
+
+def _keep_above(scores: Tensor, threshold: float) -> Cut:
+    """Keep the tokens whose score reaches the threshold."""
+    column = scores.new_full((scores.shape[0],), threshold)
+    tied = (scores == threshold).sum(1).to(scores.dtype)
+    return Cut(column, torch.ones_like(column), tied)
