@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aent.config.base import Name, Strict
 
@@ -105,7 +105,7 @@ class Mdp(Strict):
     """Standard deviation of the prior logits."""
     optimal_ranks: tuple[int, int] = (20, 999)
     """Range of prior ranks, below the decoys, at which optimal actions lie."""
-    coefficients: list[float] = Field(default=[0.12], min_length=1)
+    coefficients: list[float] = Field(default=[0.12, 0.06, 0.18], min_length=1)
     """Regularisation strengths lambda; the first one is drawn in full."""
     keep: list[float] = Field(default=[0.02, 0.67], min_length=1)
     """Fractions of actions that the clamped regularisation keeps."""
@@ -117,6 +117,24 @@ class Mdp(Strict):
     """Seeds of the prior and of the optimal actions' places."""
     threads: int = Field(default=1, ge=1)
     """CPU threads."""
+
+    @model_validator(mode="after")
+    def _places(self) -> Mdp:
+        low, high = self.optimal_ranks
+        if not 0 <= low <= high < self.actions - self.decoys:
+            raise ValueError(
+                f"optimal_ranks {[low, high]} must rise within the {self.actions - self.decoys} "
+                "actions below the decoys, ranks from 0"
+            )
+        if not 1 <= min(self.optimal) <= max(self.optimal) <= high - low + 1:
+            raise ValueError(
+                f"optimal {self.optimal} must lie between 1 and the {high - low + 1} optimal_ranks"
+            )
+        if not 0 < min(self.keep) <= max(self.keep) <= 1:
+            raise ValueError(f"keep {self.keep} must lie in (0, 1]")
+        if min(self.coefficients) <= 0:
+            raise ValueError(f"coefficients {self.coefficients} must be positive")
+        return self
 
 
 class Tracking(Strict):
