@@ -1,0 +1,58 @@
+"""Shared fixtures: one thread, no network, a model small enough to check by hand."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+
+@pytest.fixture
+def tiny_qwen():
+    """A fresh two-layer Qwen2 with 61 tokens, the same weights every time."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=61,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def ragged_rollouts():
+    """Four rows (two prompts, two samples) with unequal prompts and responses."""
+    import torch
+    from aent.rollout.engine import Rollouts
+
+    generator = torch.Generator().manual_seed(1)
+    prompt_mask = torch.tensor([[0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]]).bool()
+    response_mask = torch.tensor(
+        [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]
+    ).bool()
+    prompt_ids = torch.randint(2, 61, (4, 4), generator=generator)
+    prompt_ids[1], prompt_ids[3] = prompt_ids[0], prompt_ids[2]
+    response_ids = torch.randint(2, 61, (4, 5), generator=generator)
+    noise = 0.3 * torch.randn(4, 5, generator=generator)
+    return Rollouts(
+        prompt_ids=prompt_ids * prompt_mask,
+        prompt_mask=prompt_mask,
+        response_ids=response_ids * response_mask,
+        response_mask=response_mask,
+        logprobs=(-4.0 + noise) * response_mask,
+        truncated=torch.tensor([True, False, False, False]),
+    )

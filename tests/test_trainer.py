@@ -1,0 +1,185 @@
+"""The loop: what a run writes, that it repeats itself, and that it survives an interruption."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aent import trainer
+from aent.config import Run
+from aent.config.data import SyntheticProblems
+from aent.config.model import ScratchModel
+from aent.models import build_tokenizer, create_model, save_model
+from aent.problems import load_problems
+from aent.problems.record import write_problems
+
+METHODS = {
+    "grpo": {"advantage": "grpo", "surrogate": "ppo_clip"},
+    "rloo": {"advantage": "rloo", "surrogate": "ppo_clip"},
+    "ppo": {"advantage": "gae", "surrogate": "ppo_clip", "critic": {}},
+    "aent": {
+        "advantage": "grpo",
+        "surrogate": "ppo_clip",
+        "entropy": {
+            "space": {"kind": "rank_fraction", "drop": 0.5},
+            "coefficient": {
+                "kind": "adaptive",
+                "initial": 0.01,
+                "low": 0.1,
+                "high": 0.2,
+                "rate": 0.001,
+                "min": 0.0,
+                "max": 0.01,
+                "warmup_steps": 1,
+            },
+        },
+    },
+}
+
+
+def _run(method="grpo", seed=0, **trainer_changes):
+    config = {"steps": 5, "prompts": 4, "samples": 2, "save_every": 2, "state_every": 1}
+    return Run.model_validate(
+        {
+            "name": f"s/{method}/seed{seed}",
+            "setting_name": "s",
+            "method_name": method,
+            "seed": seed,
+            "setting": {
+                "model": "m",
+                "problems": "p",
+                "rollout": {"max_response_tokens": 6},
+                "trainer": config | trainer_changes,
+                "evaluation": {"benchmarks": ["p"]},
+            },
+            "method": METHODS[method],
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A fresh model that has learnt nothing, and problems."""
+    folder = tmp_path_factory.mktemp("inputs")
+    torch.manual_seed(0)
+    config = ScratchModel.model_validate(
+        {"kind": "scratch", "hidden": 16, "intermediate": 16, "warm_start": {"problems": "p"}}
+    )
+    save_model(create_model(config), build_tokenizer(config.vocabulary), folder / "model")
+    problems = load_problems(SyntheticProblems(kind="synthetic", count=30))
+    write_problems(folder / "problems.jsonl", problems)
+    return folder / "model", folder / "problems.jsonl"
+
+
+def _metrics(output):
+    frame = pd.read_parquet(output / "metrics.parquet")
+    return frame.drop(columns=[c for c in frame if c.startswith(("time/", "throughput/"))])
+
+
+def _weights(output, step):
+    return load_file(output / "checkpoints" / f"step-{step}" / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_writes_all_it_declares(inputs, tmp_path, method):
+    trainer.train(_run(method), *inputs, tmp_path)
+    metrics = pd.read_parquet(tmp_path / "metrics.parquet")
+    assert metrics["step"].tolist() == [1, 2, 3, 4, 5]
+    assert metrics.notna().all().all()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "step-2",
+        "step-4",
+        "step-5",
+    ]
+    info = json.loads((tmp_path / "run.json").read_text())
+    assert info["hash"] == _run(method).hash
+    assert info["run"]["method"]["advantage"]["kind"] == METHODS[method]["advantage"]
+    completions = pd.read_parquet(tmp_path / "completions.parquet")
+    assert completions.groupby("step").size().to_dict() == {1: 8, 2: 8, 4: 8, 5: 8}
+    assert not (tmp_path / "state").exists()
+    assert ("loss/value" in metrics) == (method == "ppo")
+
+
+def test_the_same_seed_gives_the_same_run(inputs, tmp_path):
+    for name in ("one", "two"):
+        trainer.train(_run("aent"), *inputs, tmp_path / name)
+    pd.testing.assert_frame_equal(
+        _metrics(tmp_path / "one"), _metrics(tmp_path / "two"), check_exact=True
+    )
+    trainer.train(_run("aent", seed=1), *inputs, tmp_path / "three")
+    assert not _metrics(tmp_path / "three").equals(_metrics(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("method", ["aent", "ppo"])
+@pytest.mark.parametrize("state_every", [1, 2])
+def test_an_interrupted_run_ends_like_an_undisturbed_one(
+    inputs, tmp_path, monkeypatch, method, state_every
+):
+    run = _run(method, state_every=state_every)
+    trainer.train(run, *inputs, tmp_path / "whole")
+    take_step = trainer.Session.take_step
+
+    def interrupted(session, verifier):
+        if session.step == 3:
+            raise KeyboardInterrupt
+        return take_step(session, verifier)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Session, "take_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(run, *inputs, tmp_path / "torn")
+    assert not (tmp_path / "torn" / "metrics.parquet").exists()
+    trainer.train(run, *inputs, tmp_path / "torn")
+    pd.testing.assert_frame_equal(
+        _metrics(tmp_path / "torn"), _metrics(tmp_path / "whole"), check_exact=True
+    )
+    for step in (2, 4, 5):
+        ours, theirs = _weights(tmp_path / "torn", step), _weights(tmp_path / "whole", step)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    files = [pd.read_parquet(tmp_path / name / "completions.parquet") for name in ("torn", "whole")]
+    pd.testing.assert_frame_equal(*files)
+
+
+def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):
+    session = trainer.Session(_run(), *inputs, tmp_path)
+    session.save()
+    other = trainer.Session(_run(learning_rate=1e-5), *inputs, tmp_path)
+    assert other.step == 0
+    assert "starting afresh" in caplog.text
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_coefficient_follows_the_entropy(inputs, tmp_path):
+    trainer.train(_run("aent"), *inputs, tmp_path)
+    metrics = pd.read_parquet(tmp_path / "metrics.parquet")
+    values, entropies = metrics["entropy/coefficient"], metrics["entropy/clamped"]
+    assert values[0] == values[1] == 0.01  # step 1 is warm-up; the first change shows in step 3
+    assert (entropies > 0.2).all()
+    expected = [max(0.0, values[i] - 0.001 * (entropies[i] - 0.2)) for i in range(1, 4)]
+    assert values[2:].tolist() == pytest.approx(expected, rel=1e-6)
+    assert (values[2:] < 0.01).all()
+
+
+def test_prompts_walk_through_seeded_shuffles():
+    data = list(range(10))
+    seen = [p for step in range(1, 6) for p in trainer.prompts_of_step(data, 4, step, seed=3)]
+    assert sorted(seen[:10]) == data
+    assert sorted(seen[10:]) == data
+    assert seen[:10] != seen[10:]
+    other = [p for step in range(1, 6) for p in trainer.prompts_of_step(data, 4, step, seed=4)]
+    assert other != seen
+
+
+def test_too_few_prompts_stop_before_training(inputs, tmp_path):
+    with pytest.raises(trainer.TrainingError, match=r"30 of 30 prompts .* a step needs 64"):
+        trainer.train(_run(prompts=64), *inputs, tmp_path)
+
+
+def test_a_non_finite_update_names_the_step_and_the_problems(inputs, tmp_path):
+    session = trainer.Session(_run(), *inputs, tmp_path)
+    with torch.no_grad():
+        session.policy.get_input_embeddings().weight.fill_(float("nan"))
+    with trainer.Verifier() as verifier, pytest.raises(trainer.TrainingError, match="step 1"):
+        session.take_step(verifier)

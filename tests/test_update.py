@@ -1,0 +1,143 @@
+"""The update against the plain definition of its loss, and what must not change it."""
+
+import copy
+
+import pytest
+import torch
+
+from aent.advantages import Estimate
+from aent.config.method import Method
+from aent.config.setting import Trainer
+from aent.critic import ValueModel
+from aent.experience import Experience
+from aent.forward import response_hidden
+from aent.update import NonFiniteError, TokenMeans, Updater
+
+ADVANTAGES = torch.tensor([1.2, -0.7, 0.4, -1.5])
+BASE = {"advantage": "grpo", "surrogate": "ppo_clip"}
+CLAMPED = {"space": {"kind": "rank_fraction", "drop": 0.5}}
+CONSTANT = {"coefficient": {"kind": "constant", "value": 0.1}}
+
+
+def _method(**changes):
+    return Method.model_validate(BASE | changes)
+
+
+def _experience(rollouts, values=None, returns=None):
+    advantages = ADVANTAGES[:, None] * rollouts.response_mask
+    return Experience(
+        prompted=[],
+        rollouts=rollouts,
+        completions=[],
+        verdicts=[],
+        rewards=torch.zeros(2, 2),
+        estimate=Estimate(advantages, returns),
+        values=values,
+        rollout_s=0.0,
+        reward_s=0.0,
+    )
+
+
+def _updater(model, method, critic=None, temperature=1.0, **trainer):
+    config = Trainer(**({"prompts": 2, "samples": 2, "minibatches": 1} | trainer))
+    return Updater(model, method, config, temperature, critic)
+
+
+def _plain_loss(model, rollouts, coefficient, dropped, temperature):
+    """Sum over tokens of the clipped surrogate minus lambda times the clamped entropy."""
+    mask = rollouts.response_mask
+    hidden = response_hidden(model.get_decoder(), rollouts)
+    logits = model.lm_head(hidden).double() / temperature
+    logp = logits.log_softmax(-1).gather(1, rollouts.response_ids[mask][:, None]).squeeze(1)
+    ratio = (logp - rollouts.logprobs[mask]).exp()
+    advantages = (ADVANTAGES[:, None] * mask)[mask]
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    kept = logits.topk(logits.shape[1] - dropped, dim=1).values.log_softmax(-1)
+    entropy = -(kept.exp() * kept).sum(-1)
+    return (-surrogate - coefficient * entropy).sum(), entropy
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize(("space", "dropped"), [(CLAMPED, 30), ({"space": "full"}, 0)])
+def test_loss_and_gradient_are_the_definition(
+    tiny_qwen, ragged_rollouts, space, dropped, temperature
+):
+    reference = copy.deepcopy(tiny_qwen)
+    expected, entropy = _plain_loss(reference, ragged_rollouts, 0.1, dropped, temperature)
+    expected.backward()
+    updater = _updater(tiny_qwen, _method(entropy=space | CONSTANT), temperature=temperature)
+    means = TokenMeans()
+    loss = updater._loss(_experience(ragged_rollouts), torch.arange(4), 0.1, True, means)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    name = "clamped" if dropped else "full"
+    assert means[name] == pytest.approx(entropy.mean().item(), rel=1e-5)
+    for ours, theirs in zip(tiny_qwen.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_both_entropies_are_recorded_without_a_bonus(tiny_qwen, ragged_rollouts):
+    updater = _updater(tiny_qwen, _method(), measured_space={"kind": "top_k", "k": 2})
+    metrics = updater.update(1, _experience(ragged_rollouts), 0.0)
+    assert 0 < metrics["entropy/clamped"] <= 0.6932 < metrics["entropy/full"]
+    assert 0 < metrics["entropy/kept_mass"] < 1
+    assert metrics["loss/entropy"] == 0.0
+
+
+def test_micro_batches_change_nothing(tiny_qwen, ragged_rollouts):
+    models = [tiny_qwen, copy.deepcopy(tiny_qwen)]
+    results = []
+    for model, budget in zip(models, (None, 12), strict=True):
+        updater = _updater(model, _method(entropy=CLAMPED | CONSTANT), micro_batch_tokens=budget)
+        results.append(updater.update(1, _experience(ragged_rollouts), 0.1))
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
+
+
+def test_micro_batches_stay_within_the_token_budget(tiny_qwen, ragged_rollouts):
+    updater = _updater(tiny_qwen, _method(), micro_batch_tokens=12)
+    parts = updater._micro_batches(_experience(ragged_rollouts), torch.arange(4))
+    assert [part.tolist() for part in parts] == [[1, 3], [2], [0]]
+
+
+def test_a_bonus_raises_the_entropy(tiny_qwen, ragged_rollouts):
+    with torch.no_grad():
+        tiny_qwen.get_input_embeddings().weight.mul_(3)
+    method = _method(entropy={"space": "full"} | CONSTANT)
+    updater = _updater(tiny_qwen, method, learning_rate=1e-2)
+    experience = _experience(ragged_rollouts)
+    experience.estimate.advantages.zero_()
+    before = updater.update(1, experience, 1.0)["entropy/full"]
+    for step in range(2, 6):
+        after = updater.update(step, experience, 1.0)["entropy/full"]
+    assert after > before + 0.1
+
+
+def test_the_critic_warms_up_alone(tiny_qwen, ragged_rollouts):
+    method = _method(
+        advantage="gae", critic={"learning_rate": 0.01, "value_clip": None, "warmup_steps": 1}
+    )
+    critic = ValueModel(tiny_qwen)
+    before = copy.deepcopy(tiny_qwen.state_dict())
+    updater = _updater(tiny_qwen, method, critic)
+    returns = torch.ones(4, 5) * ragged_rollouts.response_mask
+    experience = _experience(ragged_rollouts, values=torch.zeros(4, 5), returns=returns)
+    first = updater.update(1, experience, 0.0)
+    assert first["loss/value"] == pytest.approx(0.5)  # fresh values are 0, targets 1
+    for name, value in tiny_qwen.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    second = updater.update(2, experience, 0.0)
+    assert second["loss/value"] < first["loss/value"]
+    assert not torch.equal(tiny_qwen.lm_head.weight, before["lm_head.weight"])
+
+
+def test_a_non_finite_loss_is_not_applied(tiny_qwen, ragged_rollouts):
+    updater = _updater(tiny_qwen, _method())
+    experience = _experience(ragged_rollouts)
+    experience.estimate.advantages[0, 0] = float("nan")
+    before = copy.deepcopy(tiny_qwen.state_dict())
+    with pytest.raises(NonFiniteError, match="nan"):
+        updater.update(1, experience, 0.0)
+    for name, value in tiny_qwen.state_dict().items():
+        assert torch.equal(value, before[name]), name
