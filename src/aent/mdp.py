@@ -4,7 +4,7 @@ One state, very many actions, a tabular softmax policy that starts at a peaked p
 are optimal (reward 1), some that the prior prefers are mediocre decoys (reward 0.5), all others
 earn nothing. Exact gradient ascent on `J(pi) + lambda * H` is run without a bonus, with the entropy
 of the whole policy, and with the entropy clamped to the most likely actions. The decoys and the
-prior are this project's: the paper's exact problem is not known to us, so lambda and the clamp vary.
+prior are ours, since the exact problem of the paper is not known to us: lambda and the clamp vary.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""From recorded metrics and scores to tables, figures, claims and the report."""

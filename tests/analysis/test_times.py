@@ -1,0 +1,36 @@
+import math
+
+import pytest
+
+from aent.analysis.scores import MissingDataError
+from aent.analysis.times import devices, run_times
+
+
+def test_hours_to_a_score_computed_by_hand(config, synthetic):
+    scores = synthetic.scores_of(
+        {
+            ("grpo", 0): {10: 0.5, 20: 0.6},
+            ("aent", 0): {10: 0.6, 20: 0.7},  # reaches 0.6 at its first checkpoint
+            ("entreg", 0): {10: 0.55, 20: 0.4},  # never does
+        }
+    )
+    metrics = synthetic.metrics_of({(m, 0): {} for m in ("grpo", "aent", "entreg")})
+    found = run_times(
+        config, "lab", ["grpo", "aent", "entreg"], [0], "grpo", scores, metrics
+    ).set_index("method")
+    # 36 s a step on 2 threads: 0.02 hours a step; 18 s an update: 0.01 hours
+    assert found["update"].tolist() == pytest.approx([0.01] * 3)
+    assert found["to_baseline"].tolist() == pytest.approx([0.4, 0.2, math.inf])
+    assert found["to_own"].tolist() == pytest.approx([0.4, 0.4, 0.2])
+    assert found["total"].tolist() == pytest.approx([0.4] * 3)
+
+
+def test_missing_metrics_are_named(config, synthetic):
+    scores = synthetic.scores_of({("grpo", 0): {10: 0.5}})
+    metrics = synthetic.metrics_of({("aent", 0): {}})
+    with pytest.raises(MissingDataError, match="lab/grpo/seed0: no metrics"):
+        run_times(config, "lab", ["grpo"], [0], "grpo", scores, metrics)
+
+
+def test_devices_are_threads_without_a_gpu(config):
+    assert devices(config, "lab") == (2, "CPU thread")
