@@ -8,24 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers import AddedToken
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
 )
 
 from aent.config.model import ScratchModel
 from aent.config.setting import Prompt
+from aent.problems.synthetic import first_words
 from aent.problems.synthetic import vocabulary as task_vocabulary
 
-PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
+PAD, EOS = "<pad>", "<eos>"
+_SPACE = "\u0120"  # how a byte-level vocabulary spells a space
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -33,12 +34,14 @@ class ModelError(ValueError):
     """A model or tokenizer cannot be used; the message names the place and what is missing."""
 
 
-def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer for the synthetic problems.
+def build_tokenizer(vocabulary: int) -> Qwen2Tokenizer:
+    """A tokenizer with one token a word or number of the synthetic problems.
 
-    Words are separated by white space. Ids: padding 0, end of sequence 1, unknown 2, then the
-    task's tokens, then filler that no problem uses: most tokens of a language model are of no use
-    in any one task.
+    It is a genuine Qwen2Tokenizer, because AutoTokenizer opens the directory of a Qwen2 model with
+    that class whatever tokenizer was saved there. Its byte-pair model knows the 256 bytes, so that
+    any text can be encoded; the task's words are added tokens that carry their leading space, as
+    in a language model's vocabulary. Ids: padding 0, end of sequence 1, bytes, the task's tokens,
+    then filler that no text becomes: most tokens of a language model are of no use in any one task.
 
     Args:
         vocabulary: number of tokens.
@@ -46,21 +49,22 @@ def build_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     Raises:
         ModelError: the task's tokens do not fit.
     """
-    tokens = [PAD, EOS, UNK, *task_vocabulary()]
+    words = [*(f" {word}" for word in task_vocabulary()), *first_words()]
+    tokens = [PAD, EOS, *sorted(ByteLevel.alphabet()), *words]
     if vocabulary < len(tokens):
         raise ModelError(f"vocabulary {vocabulary}: the task needs at least {len(tokens)} tokens")
-    tokens += [f"filler{n}" for n in range(vocabulary - len(tokens))]
-    core = Tokenizer(WordLevel({token: n for n, token in enumerate(tokens)}, unk_token=UNK))
-    core.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
+    tokens += [f"{_SPACE}filler{n}" for n in range(vocabulary - len(tokens))]
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: n for n, token in enumerate(tokens)},
+        merges=[],
         pad_token=PAD,
         eos_token=EOS,
-        unk_token=UNK,
+        unk_token=None,
         padding_side="left",
         clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
     )
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    return tokenizer
 
 
 def create_model(config: ScratchModel) -> Qwen2ForCausalLM:

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aent.boxed import last_boxed
@@ -25,7 +24,7 @@ from aent.config.setting import Prompt
 from aent.forward import response_hidden
 from aent.models import build_tokenizer, create_model, encode_prompt, eos_ids, save_model
 from aent.problems.record import Problem, ProblemError
-from aent.problems.synthetic import direct_solution, partial_solution
+from aent.problems.synthetic import direct_solution, first_words, partial_solution, vocabulary
 from aent.rollout.engine import Sampling
 from aent.rollout.transformers import TransformersEngine
 
@@ -102,18 +101,21 @@ def encode(
     """
     if not problems:
         raise ProblemError("warm start: no problems to imitate")
+    known = {*first_words(), *vocabulary()}
     examples = []
     for problem in problems:
         if problem.solution is None:
             raise ProblemError(f"warm start: problem {problem.id} has no solution to imitate")
-        solutions = [problem.solution, partial_solution(problem.solution)]
-        solutions.append(direct_solution(problem.solution))
+        if unknown := {*problem.problem.split(), *problem.solution.split()} - known:
+            raise ProblemError(
+                f"warm start: problem {problem.id} has words outside the vocabulary of the "
+                f"synthetic problems: {sorted(unknown)[:5]}"
+            )
         prompt = encode_prompt(tokenizer, problem.problem, Prompt())
-        full, partial, direct = (
-            [*ids, tokenizer.eos_token_id] for ids in tokenizer(solutions)["input_ids"]
-        )
-        if tokenizer.unk_token_id in [*prompt, *full]:
-            raise ProblemError(f"warm start: problem {problem.id} has words outside the vocabulary")
+        shapes = (str, partial_solution, direct_solution)
+        # A completion goes on behind the prompt, hence the space.
+        texts = [f" {shape(problem.solution)}{tokenizer.eos_token}" for shape in shapes]
+        full, partial, direct = tokenizer(texts)["input_ids"]
         if len(prompt) + len(full) > positions:
             raise ProblemError(
                 f"warm start: problem {problem.id} takes {len(prompt) + len(full)} tokens, "
@@ -187,7 +189,7 @@ def completion_loss(model: PreTrainedModel, batch: list[tuple[list[int], list[in
     output = model.get_decoder()(input_ids=ids[:, :-1], use_cache=False)
     hidden = output.last_hidden_state[predicting[:, :-1]]
     targets = ids[:, 1:][predicting[:, :-1]]
-    return F.cross_entropy(model.get_output_embeddings()(hidden), targets)
+    return nn.functional.cross_entropy(model.get_output_embeddings()(hidden), targets)
 
 
 def _batches(

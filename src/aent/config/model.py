@@ -55,7 +55,7 @@ class ScratchModel(Strict):
     """A small Qwen2-architecture causal language model with tied embeddings."""
 
     kind: Literal["scratch"]
-    vocabulary: int = Field(default=4096, ge=1400)
+    vocabulary: int = Field(default=4096, ge=1600)
     """Tokens; the task uses far fewer, as a language model's task does."""
     hidden: int = Field(default=64, ge=8)
     """Width."""

@@ -224,11 +224,16 @@ def _parts(solution: str) -> tuple[list[str], list[list[str]], list[str]]:
     return opening, steps, ending
 
 
+def first_words() -> list[str]:
+    """The words that problems begin with; they stand nowhere else."""
+    return [*_NAMES, *_START]
+
+
 def vocabulary() -> list[str]:
-    """All tokens the families use, without repeats: numbers, then words."""
+    """All other words of problems and solutions, without repeats: numbers first."""
     numbers = [str(n) for n in range(NUMBERS)]
     signed = [f"{sign}{n}" for sign in "+-" for n in _AMOUNTS] + [f"x{n}" for n in _FACTORS]
     verbs = itertools.chain(*_STORY_VERBS.values(), *_CHAIN_VERBS.values())
     phrases = itertools.chain(*(text.split() for text in (*_HOW_MANY, *_WHAT)))
-    words = (*ORDINALS, *OPENINGS, *CLOSINGS, BOX, CLOSE, ".", *_HAS, *_START, "with", "modulo")
-    return list(dict.fromkeys([*numbers, *signed, *words, *verbs, *phrases, *_NAMES, *_NOUNS]))
+    words = (*ORDINALS, *OPENINGS, *CLOSINGS, BOX, CLOSE, ".", *_HAS, "with", "modulo")
+    return list(dict.fromkeys([*numbers, *signed, *words, *verbs, *phrases, *_NOUNS]))
