@@ -1,0 +1,243 @@
+"""Records of a run: metric rows on disk first, MLflow beside them.
+
+The files are the truth. MLflow is a mirror that a background thread fills while training goes on;
+a store that is slow, locked or gone costs a warning and nothing else. What the mirror lacks when
+the run ends is filled in from the rows, and `mirror_run` does the same for a finished run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aent.config import Config, Run
+from aent.mirror import Mirror, Store, run_tags
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+SUMMARY = "summary"  # MLflow experiment and run that hold the tables and figures
+
+
+def tracking_uri(config: Config) -> str | None:
+    """Where MLflow's store is: as configured, or SQLite under the results; None when disabled."""
+    if not config.tracking.enabled:
+        return None
+    return config.tracking.uri or f"sqlite:///{config.results / 'mlflow' / 'mlflow.db'}"
+
+
+class RunRecorder:
+    """The metric rows of one training run, in state/metrics.jsonl, metrics.parquet and MLflow."""
+
+    mlflow_run_id: str | None
+    """The run's id in MLflow, known once `finish` has returned; None without a mirror."""
+
+    def __init__(
+        self,
+        directory: Path,
+        run: Run,
+        tracking_uri: str | None,
+        first_step: int = 1,
+        info: dict[str, Any] | None = None,
+    ):
+        """Open the record, or go on with an interrupted one.
+
+        Args:
+            directory: the run's folder.
+            run: the resolved run; its configuration becomes MLflow's parameters.
+            tracking_uri: MLflow store; None for none.
+            first_step: the next step; rows from there on, left by an interrupted run whose state
+                was older than its rows, are dropped.
+            info: further MLflow tags.
+        """
+        self.directory = directory
+        self.path = directory / "state" / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = [row for row in read_rows(self.path) if row["step"] < first_step]
+        if len(self.rows) != first_step - 1:
+            log.warning(
+                "%s: %d rows before step %d; the other steps' metrics are lost",
+                self.path,
+                len(self.rows),
+                first_step,
+            )
+        _replace(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self.file = self.path.open("a", encoding="utf-8")
+        self.mlflow_run_id = None
+        self.mirror: Mirror | None = None
+        if tracking_uri is not None:
+            tags = run_tags(run, directory) | {k: str(v) for k, v in (info or {}).items()}
+            self.mirror = Mirror(tracking_uri, run, tags, self.rows)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Record a step: on disk when this returns, in MLflow soon."""
+        row: Row = {"step": step} | {name: float(value) for name, value in metrics.items()}
+        self.rows.append(row)
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        if self.mirror is not None:
+            self.mirror.put(row)
+
+    def finish(self) -> Path:
+        """Write metrics.parquet, fill what MLflow lacks, end the MLflow run.
+
+        Returns:
+            Path of metrics.parquet: a row a step, columns `step` and the metrics' names.
+        """
+        self.file.close()
+        target = self.directory / "metrics.parquet"
+        partial = target.with_suffix(".partial")
+        frame = pd.DataFrame(self.rows)
+        if not frame.empty:
+            frame = frame.astype({"step": "int64"})
+        frame.to_parquet(partial, index=False)
+        os.replace(partial, target)
+        if self.mirror is not None:
+            self.mlflow_run_id = self.mirror.finish()
+        return target
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a metrics.jsonl; a last line cut off by a crash is left out.
+
+    Raises:
+        ValueError: another line than the last is not JSON.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
+    return rows
+
+
+def create_store(uri: str, artifacts: Path, experiments: list[str] | None = None) -> None:
+    """Create MLflow's store and the named experiments, once, before parallel jobs open it.
+
+    Args:
+        uri: MLflow tracking URI.
+        artifacts: folder for the artifacts of a store on this machine; a server keeps its own.
+        experiments: experiments to create; existing ones are left alone.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store cannot be opened.
+    """
+    store = Store(uri, artifacts=artifacts, create=True)
+    for name in experiments or []:
+        store.experiment(name)
+
+
+def log_scores(uri: str, run_id: str | None, score: dict[str, Any]) -> bool:
+    """Mirror one checkpoint's scores to its run, at the checkpoint's step; repeats add nothing.
+
+    Args:
+        uri: MLflow tracking URI.
+        run_id: the training run in MLflow; None logs to a run `base` of the setting's experiment.
+        score: content of a step-*.json.
+
+    Returns:
+        Whether MLflow now holds the scores; what failed was logged as a warning.
+    """
+
+    def write() -> None:
+        store = Store(uri)
+        target = run_id or store.named_run(score["setting"], score["method"])
+        store.fill(target, [{"step": score["step"]} | score_metrics(score)])
+        if run_id is None:
+            store.end(target)
+
+    return _try(write, f"the scores of {score['setting']}/{score['method']}", uri)
+
+
+def score_metrics(score: dict[str, Any]) -> dict[str, float]:
+    """Metric names and values of a step-*.json; `score/average` is the mean over test sets."""
+    metrics: Row = {}
+    for name, values in score["benchmarks"].items():
+        metrics |= {
+            f"score/{name}/avg": values["average"],
+            f"score/{name}/avg_stderr": values["average_stderr"],
+            f"score/{name}/pass": values["pass"],
+            f"score/{name}/pass_stderr": values["pass_stderr"],
+        }
+    tests = [v["average"] for v in score["benchmarks"].values() if v["split"] == "test"]
+    if tests:
+        metrics["score/average"] = sum(tests) / len(tests)
+    return {name: float(value) for name, value in metrics.items() if value is not None}
+
+
+def mirror_run(uri: str, directory: Path) -> bool:
+    """Make MLflow hold a finished run and its scores, filling only what is missing.
+
+    Args:
+        uri: MLflow tracking URI.
+        directory: the run's folder, with run.json, metrics.parquet and scores/.
+
+    Returns:
+        Whether MLflow now equals the files; what failed was logged as a warning.
+    """
+
+    def write() -> None:
+        info = json.loads((directory / "run.json").read_text())
+        run = Run.model_validate(info["run"])
+        frame = pd.read_parquet(directory / "metrics.parquet")
+        rows: list[Row] = [
+            {str(name): value for name, value in row.items() if not pd.isna(value)}
+            for row in frame.to_dict("records")
+        ]
+        for path in sorted((directory / "scores").glob("step-*.json")):
+            score = json.loads(path.read_text())
+            rows.append({"step": score["step"]} | score_metrics(score))
+        store = Store(uri)
+        run_id = store.find(run, run_tags(run, directory), info.get("mlflow_run_id"))
+        if run_id is None:
+            run_id = store.create(run, run_tags(run, directory))
+        store.fill(run_id, rows)
+        store.end(run_id)
+
+    return _try(write, str(directory), uri)
+
+
+def log_artifacts(uri: str, files: dict[Path, str]) -> bool:
+    """Put files, each into a folder, on the run `summary`, replacing earlier ones.
+
+    Args:
+        uri: MLflow tracking URI.
+        files: path -> folder among the artifacts.
+
+    Returns:
+        Whether MLflow now holds them; what failed was logged as a warning.
+    """
+
+    def write() -> None:
+        store = Store(uri)
+        run_id = store.named_run(SUMMARY, SUMMARY)
+        for path, folder in files.items():
+            store.client.log_artifact(run_id, str(path), folder)
+        store.end(run_id)
+
+    return _try(write, "tables and figures", uri)
+
+
+def _try(write: Any, what: str, uri: str) -> bool:
+    try:
+        write()
+    except Exception as error:  # the mirror never fails what it mirrors; the caller is told
+        log.warning("MLflow (%s) lacks %s: %s", uri, what, error)
+        return False
+    return True
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
