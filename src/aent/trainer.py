@@ -31,7 +31,7 @@ from aent.config import Run
 from aent.critic import ValueModel
 from aent.entropy.coefficients import make_coefficient
 from aent.experience import Experience, Prompted, collect
-from aent.models import encode_prompt, load_model, load_tokenizer, save_model
+from aent.models import encode_prompt, eos_ids, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
 from aent.progress import Progress
 from aent.provenance import describe_run, digest
@@ -105,7 +105,10 @@ class Session:
             temperature=rollout.temperature,
         )
         self.engine = TransformersEngine(
-            self.policy, self.tokenizer.pad_token_id, [self.tokenizer.eos_token_id], rollout.rows
+            self.policy,
+            self.tokenizer.pad_token_id,
+            eos_ids(self.policy, self.tokenizer),
+            rollout.rows,
         )
         self.step = self._resume()
 

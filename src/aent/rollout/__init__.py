@@ -1,0 +1,1 @@
+"""Rollouts: sampling of responses, for training and for evaluation alike."""
