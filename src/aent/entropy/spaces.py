@@ -29,6 +29,17 @@ class Cut(NamedTuple):
     """Places that the tokens on the threshold share: `share` times their number."""
 
 
+def is_whole(space: Space, size: int) -> bool:
+    """Tell whether a space keeps every token of a vocabulary of that size, whatever the policy."""
+    if isinstance(space, RankFraction):
+        return int(space.drop * size) == 0
+    if isinstance(space, TopK):
+        return space.k >= size
+    if isinstance(space, Nucleus):
+        return space.mass >= 1.0
+    return isinstance(space, FullSpace)
+
+
 def cut(space: Space, scores: Tensor, masses: Tensor) -> Cut | None:
     """Find the token space of each row.
 
@@ -41,33 +52,28 @@ def cut(space: Space, scores: Tensor, masses: Tensor) -> Cut | None:
         The cut, or None where the space is the whole vocabulary.
     """
     size = scores.shape[1]
+    if is_whole(space, size):
+        return None
     if isinstance(space, RankFraction):
         return _keep_most_likely(scores, size - int(space.drop * size))
     if isinstance(space, TopK):
-        return _keep_most_likely(scores, min(space.k, size))
+        return _keep_most_likely(scores, space.k)
     if isinstance(space, Nucleus):
         return _keep_mass(scores, masses, space.mass)
     if isinstance(space, MinP):
         return _keep_above(scores, math.log2(space.epsilon))
-    if isinstance(space, FullSpace):
-        return None
     raise TypeError(f"unknown token space {space!r}")
 
 
-def _keep_most_likely(scores: Tensor, kept: int) -> Cut | None:
+def _keep_most_likely(scores: Tensor, kept: int) -> Cut:
     """Keep that many tokens of each row."""
-    size = scores.shape[1]
-    if kept == size:
-        return None
-    ranked = kth_smallest(scores, size - kept)
+    ranked = kth_smallest(scores, scores.shape[1] - kept)
     places = (kept - ranked.above).to(scores.dtype)
     return Cut(ranked.value, places / ranked.tied, places)
 
 
-def _keep_mass(scores: Tensor, masses: Tensor, mass: float) -> Cut | None:
+def _keep_mass(scores: Tensor, masses: Tensor, mass: float) -> Cut:
     """Keep the smallest set of most likely tokens whose probability reaches `mass`."""
-    if mass >= 1.0:
-        return None
     ordered, order = torch.sort(scores, dim=1, descending=True)
     reached = torch.gather(masses, 1, order).cumsum(1, dtype=torch.float64)
     kept = (reached < mass * reached[:, -1:]).sum(1, keepdim=True) + 1

@@ -17,17 +17,19 @@ and maximum and log-sum stay apart because their sum loses the digits of large l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from aent.config.method import FullSpace, Space
-from aent.entropy.spaces import Cut, cut
+from aent.entropy.gradients import GradientSums, LogitGradient, Saved
+from aent.entropy.spaces import Cut, cut, is_whole
+from aent.entropy.tiles import LN2, Scores, Tiles, default_tiles, spans
 
-LN2 = math.log(2.0)
+MIN_TOKENS = 8
+"""Fewer tokens are padded: see `spans`."""
 FLOOR = {torch.float32: -100.0, torch.float64: -900.0}
 """Smallest score in bits: no probability is denormal or 0, so that 0 * inf cannot occur."""
 
@@ -43,30 +45,6 @@ class TokenStatistics(NamedTuple):
     """Entropy of the policy renormalised on its token space, in nats."""
     kept_mass: Tensor
     """Probability of the token space, in (0, 1]."""
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How much is computed at once. Changes time and memory, never the result's meaning."""
-
-    rows: int
-    """Tokens whose logits over the whole vocabulary exist at once in the forward pass."""
-    tokens: int
-    """Tokens of a tile of the backward pass."""
-    vocabulary: int
-    """Vocabulary entries of a tile of the backward pass."""
-    cached: int = 1 << 18
-    """Logits that the elementwise work touches at once: they stay in the core's cache."""
-
-
-def default_tiles(tokens: int, vocabulary: int) -> Tiles:
-    """Choose tiles for a problem's shape: at most 80 MB of float32 logits at once."""
-    width = min(vocabulary, 8192)
-    return Tiles(
-        rows=max(1, min(256, 20_000_000 // max(1, vocabulary))),
-        tokens=max(1, min(tokens, 1 << 23) if width < vocabulary else 256),
-        vocabulary=max(1, width),
-    )
 
 
 def token_statistics(
@@ -101,9 +79,13 @@ def token_statistics(
         ValueError: A shape, dtype, device, target or the temperature is not as described.
     """
     _check(hidden, weight, targets, temperature, bias)
-    tiles = tiles or default_tiles(hidden.shape[0], weight.shape[0])
+    count = hidden.shape[0]
+    if 0 < count < MIN_TOKENS:
+        hidden = torch.nn.functional.pad(hidden, (0, 0, 0, MIN_TOKENS - count))
+        targets = torch.nn.functional.pad(targets, (0, MIN_TOKENS - count))
+    tiles = tiles or default_tiles(weight.shape[0], weight.device)
     outputs = _TokenStatistics.apply(hidden, weight, bias, targets, temperature, space, tiles)
-    return TokenStatistics(*outputs)
+    return TokenStatistics(*(output[:count] for output in outputs))
 
 
 def _check(
@@ -143,167 +125,108 @@ def _check(
             )
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _spans(total: int, step: int) -> Iterator[slice]:
-    for start in range(0, total, step):
-        yield slice(start, min(start + step, total))
-
-
-class _Head:
-    """Logits of tiles, and the same logits as scores in bits relative to the row's maximum."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float):
-        self.hidden, self.weight, self.bias = hidden, weight, bias
-        self.scale = 1.0 / (LN2 * temperature)
-        self.floor = FLOOR[_accumulator(hidden.dtype)]
-
-    def logits(self, tokens: slice, vocabulary: slice, buffer: Tensor) -> Tensor:
-        """Return [tokens, vocabulary] logits in the inputs' dtype, in the buffer."""
-        hidden, weight = self.hidden[tokens], self.weight[vocabulary]
-        out = buffer[: hidden.shape[0] * weight.shape[0]].view(hidden.shape[0], weight.shape[0])
-        torch.mm(hidden, weight.t(), out=out)
-        if self.bias is not None:
-            out += self.bias[vocabulary]
-        return out
-
-
-class _Rows(NamedTuple):
-    """What the forward pass learns of each token and the backward pass needs; each [N]."""
-
-    maximum: Tensor
-    total: Tensor
-    threshold: Tensor
-    share: Tensor
-
-
-def _row_statistics(scores: Tensor, masses: Tensor, space: Space) -> tuple[Tensor, ...]:
-    """Reduce rows to sums.
-
-    Args:
-        scores: [R, V] in bits, maximum 0.
-        masses: [R, V] scratch.
-        space: Token space.
-
-    Returns:
-        total, entropy, clamped entropy, kept mass, threshold, share: each [R].
-    """
-    torch.exp2(scores, out=masses)
-    total = masses.sum(1)
-    entropy = total.log() - LN2 * _dot(masses, scores) / total
-    found = cut(space, scores, masses)
-    if found is None:
-        never = torch.full_like(total, -math.inf)
-        return total, entropy, entropy, torch.ones_like(total), never, torch.ones_like(total)
-    kept, weighted = _kept_sums(scores, masses, found)
-    clamped = kept.log() - LN2 * weighted / kept
-    return total, entropy, clamped, kept / total, found.threshold, found.share
-
-
-def _kept_sums(scores: Tensor, masses: Tensor, found: Cut) -> tuple[Tensor, Tensor]:
-    """Sum masses and masses * scores over the space. Overwrites `masses`."""
-    masses.mul_(scores > found.threshold[:, None])
-    tied = found.places * torch.exp2(found.threshold)
-    return masses.sum(1) + tied, _dot(masses, scores) + tied * found.threshold
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """Row-wise inner products of [R, V] matrices."""
-    return torch.linalg.vecdot(left, right)
-
-
 class _TokenStatistics(torch.autograd.Function):
     """The fused operation; see the module's docstring."""
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, temperature, space, tiles):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        space: Space,
+        tiles: Tiles,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
+        head = Scores(hidden, weight, bias, temperature)
         count, size = hidden.shape[0], weight.shape[0]
-        dtype = _accumulator(hidden.dtype)
-        head = _Head(hidden, weight, bias, temperature)
-        buffer = hidden.new_empty(min(tiles.rows, max(count, 1)) * size)
-        names = ("logprob", "maximum", "total", "entropy", "clamped", "kept", "threshold", "share")
-        rows = {name: hidden.new_empty(count, dtype=dtype) for name in names}
-        step = max(1, tiles.cached // size)
-        masses_buffer = hidden.new_empty((step, size), dtype=dtype)
-        scores_buffer = torch.empty_like(masses_buffer)
-        whole = slice(0, size)
-        for chunk in _spans(count, tiles.rows):
-            logits = head.logits(chunk, whole, buffer)
-            for part in _spans(logits.shape[0], step):
+        saved = Saved(*(hidden.new_empty(count, dtype=head.dtype) for _ in Saved._fields))
+        logprob = torch.empty_like(saved.entropy)
+        height = max(1, tiles.cached // size)
+        buffer = head.buffer(min(tiles.rows, count), size)
+        scratch = hidden.new_empty((3, min(height, tiles.rows, count) * size), dtype=head.dtype)
+        for chunk in spans(count, tiles.rows):
+            tile = head.tile(chunk, slice(0, size), buffer)
+            for part in spans(len(tile), height):
                 at = slice(chunk.start + part.start, chunk.start + part.stop)
-                height = part.stop - part.start
-                scores = scores_buffer[:height].copy_(logits[part])
-                maximum = scores.amax(1)
-                chosen = scores.gather(1, targets[at, None])[:, 0] - maximum
-                scores.sub_(maximum[:, None]).mul_(head.scale).clamp_(min=head.floor)
-                sums = _row_statistics(scores, masses_buffer[:height], space)
-                rows["maximum"][at] = maximum
-                rows["logprob"][at] = chosen / temperature - sums[0].log()
-                for name, value in zip(names[2:], sums, strict=True):
-                    rows[name][at] = value
-        ctx.save_for_backward(hidden, weight, bias, targets, *(rows[n] for n in names[1:]))
+                scores = head.widen(tile[part], scratch[2])
+                chosen = scores.gather(1, targets[at, None])[:, 0]
+                saved.maximum[at] = scores.amax(1)
+                head.relative(scores, saved.maximum[at], FLOOR[head.dtype])
+                for field, value in zip(saved[1:], _reduce(scores, scratch, space), strict=True):
+                    field[at] = value
+                bits = (chosen - saved.maximum[at]) * head.outer_scale
+                logprob[at] = bits * LN2 - saved.log_total[at]
+        ctx.save_for_backward(hidden, weight, bias, targets, *saved)
         ctx.temperature, ctx.tiles = temperature, tiles
-        return rows["logprob"], rows["entropy"], rows["clamped"], rows["kept"]
+        ctx.whole = is_whole(space, size)
+        # Telling costs a device a wait: there every tie is treated as divided.
+        ctx.divided = hidden.device.type != "cpu" or bool((saved.share < 1).any())
+        return logprob, saved.entropy, saved.clamped, saved.kept
 
     @staticmethod
-    def backward(ctx, g_logprob, g_entropy, g_clamped, g_kept):
-        hidden, weight, bias, targets, *saved = ctx.saved_tensors
-        maximum, total, entropy, clamped, kept, threshold, share = saved
-        grads = [g_logprob, g_entropy, g_clamped, g_kept]
-        if all(g is None for g in grads):
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, *fields = ctx.saved_tensors
+        if all(grad is None for grad in grads):
             return (None,) * 7
-        g_logprob, g_entropy, g_clamped, g_kept = (
-            torch.zeros_like(total) if g is None else g for g in grads
+        saved = Saved(*fields)
+        head = Scores(hidden, weight, bias, ctx.temperature)
+        gradient = LogitGradient.of(
+            saved, grads, temperature=ctx.temperature, whole=ctx.whole, divided=ctx.divided
         )
-        dtype, tiles = total.dtype, ctx.tiles
-        count, size = hidden.shape[0], weight.shape[0]
-        head = _Head(hidden, weight, bias, ctx.temperature)
-        # exp(lp) = exp2(score) / total and lp = LN2 * score - log(total).
-        log_total = total.log()
-        log_kept = log_total + kept.log()
-        factor = 1.0 / (total * ctx.temperature)
-        a = -(g_logprob + g_entropy * entropy + g_kept * kept) + g_entropy * log_total
-        b = -g_entropy * LN2
-        d = -g_clamped / kept
-        c = g_kept + d * (clamped - log_kept)
-        a, b, c, d = (v * factor for v in (a, b, c, d * LN2))
-        onehot = g_logprob / ctx.temperature
-        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.zeros_like(hidden, dtype=dtype) if need_hidden else None
-        grad_weight = torch.empty_like(weight) if need_weight else None
-        grad_bias = torch.empty_like(bias) if need_bias else None
-        buffer = hidden.new_empty(min(tiles.tokens, max(count, 1)) * min(tiles.vocabulary, size))
-        for columns in _spans(size, tiles.vocabulary):
-            width = columns.stop - columns.start
-            sum_weight = torch.zeros((width, hidden.shape[1]), dtype=dtype) if need_weight else None
-            sum_bias = torch.zeros(width, dtype=dtype) if need_bias else None
-            for chunk in _spans(count, tiles.tokens):
-                logits = head.logits(chunk, columns, buffer)
-                x = logits.to(dtype, copy=True).sub_(maximum[chunk, None])
-                x.mul_(head.scale).clamp_(min=head.floor)
-                weights = (x > threshold[chunk, None]).to(dtype)
-                weights += (x == threshold[chunk, None]) * share[chunk, None]
-                g = x.exp2() * (
-                    a[chunk, None]
-                    + b[chunk, None] * x
-                    + weights * (c[chunk, None] + d[chunk, None] * x)
-                )
-                inside = (targets[chunk] >= columns.start) & (targets[chunk] < columns.stop)
-                index = (targets[chunk] - columns.start).clamp(0, width - 1)
-                g.scatter_add_(1, index[:, None], (onehot[chunk] * inside)[:, None])
-                if need_bias:
-                    sum_bias += g.sum(0)
-                g = g.to(hidden.dtype)
-                if need_hidden:
-                    grad_hidden[chunk] += g @ weight[columns]
-                if need_weight:
-                    sum_weight += g.t() @ hidden[chunk]
-            if need_weight:
-                grad_weight[columns] = sum_weight
-            if need_bias:
-                grad_bias[columns] = sum_bias
-        grad_hidden = grad_hidden.to(hidden.dtype) if need_hidden else None
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        sums = GradientSums(hidden, weight, ctx.needs_input_grad[:3], ctx.tiles, head.dtype)
+        tiles, size = ctx.tiles, weight.shape[0]
+        height, width = min(tiles.tokens, len(hidden)), min(tiles.vocabulary, size)
+        buffer = head.buffer(height, width)
+        step = max(1, tiles.cached // width)
+        scratch = hidden.new_empty((3, min(step, height) * width), dtype=head.dtype)
+        for columns in spans(size, tiles.vocabulary):
+            for chunk in spans(len(hidden), tiles.tokens):
+                tile = head.tile(chunk, columns, buffer)
+                for part in spans(len(tile), step):
+                    at = slice(chunk.start + part.start, chunk.start + part.stop)
+                    scores = head.widen(tile[part], scratch[2])
+                    head.relative(scores, saved.maximum[at], FLOOR[head.dtype])
+                    gradient.replace(scores, at, targets[at] - columns.start, scratch)
+                    if scores.data_ptr() != tile[part].data_ptr():
+                        tile[part] = scores
+                sums.add(tile, chunk, columns)
+            sums.close(columns)
+        return (*sums.results(), None, None, None, None)
+
+
+def _reduce(scores: Tensor, scratch: Tensor, space: Space) -> tuple[Tensor, ...]:
+    """Reduce rows of relative scores, [R, V], to the fields of `Saved` after the maximum.
+
+    Overwrites the scores and the first two rows of the scratch.
+    """
+    masses, products = (row[: scores.numel()].view(scores.shape) for row in scratch[:2])
+    torch.exp2(scores, out=masses)
+    total = masses.sum(1)
+    log_total = total.log()
+    torch.mul(masses, scores, out=products)
+    entropy = log_total - LN2 * products.sum(1) / total
+    found = cut(space, scores, masses)
+    if found is None:
+        one = torch.ones_like(total)
+        return log_total, entropy, entropy, one, torch.full_like(total, -math.inf), one
+    kept, weighted = _kept_sums(scores, masses, products, found)
+    clamped = kept.log() - LN2 * weighted / kept
+    return log_total, entropy, clamped, kept / total, found.threshold, found.share
+
+
+def _kept_sums(
+    scores: Tensor, masses: Tensor, products: Tensor, found: Cut
+) -> tuple[Tensor, Tensor]:
+    """Sum masses and masses times scores over the space; overwrites all three matrices.
+
+    Tokens on the threshold are added as one term: taking a share of many away again from a sum
+    that holds them all would cancel.
+    """
+    above = torch.gt(scores, found.threshold[:, None], out=scores)
+    tied = found.places * torch.exp2(found.threshold)
+    kept = masses.mul_(above).sum(1) + tied
+    return kept, products.mul_(above).sum(1) + tied * found.threshold

@@ -1,0 +1,200 @@
+"""The backward pass of the statistics: gradients of logits, and their sums over tiles."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from aent.entropy.tiles import LN2, Tiles
+
+STEEP = 1e30
+"""Turns the smallest difference of two scores into more than 1."""
+
+
+class Saved(NamedTuple):
+    """What the forward pass keeps of each token; each [N], in the dtype of the sums."""
+
+    maximum: Tensor
+    """Largest score, before the outer scale."""
+    log_total: Tensor
+    """Logarithm of the sum of exp2(score), scores relative to the maximum."""
+    entropy: Tensor
+    clamped: Tensor
+    kept: Tensor
+    threshold: Tensor
+    """Relative score on which the token space ends."""
+    share: Tensor
+    """Weight of a token on the threshold."""
+
+
+class LogitGradient(NamedTuple):
+    """Gradient of a logit as a function of its relative score x; each number of shape [N].
+
+    exp2(x) * (constant + linear * x + w * (kept_constant + kept_linear * x)), and `onehot` more
+    for the target. Terms that no output asks for are None and cost nothing.
+    """
+
+    constant: Tensor
+    linear: Tensor | None
+    kept_constant: Tensor | None
+    kept_linear: Tensor | None
+    onehot: Tensor | None
+    threshold: Tensor
+    share: Tensor | None
+    """None where every token on a threshold is kept whole."""
+
+    @classmethod
+    def of(
+        cls,
+        saved: Saved,
+        grads: tuple[Tensor | None, ...],
+        *,
+        temperature: float,
+        whole: bool,
+        divided: bool,
+    ) -> LogitGradient:
+        """Turn the outputs' gradients into the numbers of the module `statistics`.
+
+        Args:
+            saved: What the forward pass kept.
+            grads: Gradients of log-probability, entropy, clamped entropy and kept mass, [N] or
+                None each.
+            temperature: Divides the logits.
+            whole: The token space is the whole vocabulary.
+            divided: A token on a threshold may have a weight below 1.
+        """
+        logprob, entropy, clamped, kept = grads
+        if whole:  # the clamped entropy is the entropy, and the kept mass never moves
+            asked = [grad for grad in (entropy, clamped) if grad is not None]
+            entropy = sum(asked[1:], asked[0]) if asked else None
+            clamped = kept = None
+        factor = torch.exp(-saved.log_total) / temperature
+        constant = torch.zeros_like(factor)
+        linear = kept_constant = kept_linear = None
+        if logprob is not None:
+            constant -= logprob
+        if entropy is not None:
+            constant -= entropy * (saved.entropy - saved.log_total)
+            linear = -LN2 * entropy * factor
+        if kept is not None:
+            constant -= kept * saved.kept
+            kept_constant = kept * factor
+        if clamped is not None:
+            density = -clamped / saved.kept * factor
+            kept_linear = LN2 * density
+            term = density * (saved.clamped - saved.log_total - saved.kept.log())
+            kept_constant = term if kept_constant is None else kept_constant + term
+        return cls(
+            constant=constant * factor,
+            linear=linear,
+            kept_constant=kept_constant,
+            kept_linear=kept_linear,
+            onehot=None if logprob is None else logprob / temperature,
+            threshold=saved.threshold,
+            share=saved.share if divided else None,
+        )
+
+    def replace(self, scores: Tensor, at: slice, targets: Tensor, scratch: Tensor) -> None:
+        """Replace relative scores, [R, W], by the gradients of their logits.
+
+        Args:
+            scores: Scores of the tokens `at` in a tile of the vocabulary.
+            at: The tokens.
+            targets: [R] target tokens, counted from the tile's first; some are outside.
+            scratch: [2, at least R * W] room for two more matrices.
+        """
+        first, second = (row[: scores.numel()].view(scores.shape) for row in scratch[:2])
+        factor = self.constant[at, None]
+        if self.kept_constant is not None:
+            weights = self._weights(scores, at, second)
+            if self.kept_linear is not None:
+                torch.mul(scores, self.kept_linear[at, None], out=first)
+                factor = first.add_(self.kept_constant[at, None]).mul_(weights).add_(factor)
+            else:
+                factor = torch.mul(weights, self.kept_constant[at, None], out=first).add_(factor)
+        if self.linear is not None:
+            factor = torch.mul(scores, self.linear[at, None], out=second).add_(factor)
+        scores.exp2_().mul_(factor)
+        if self.onehot is not None:
+            inside = (targets >= 0) & (targets < scores.shape[1])
+            column = targets.clamp(0, scores.shape[1] - 1)
+            scores.scatter_add_(1, column[:, None], (self.onehot[at] * inside)[:, None])
+
+    def _weights(self, scores: Tensor, at: slice, out: Tensor) -> Tensor:
+        """Weight of each token in the space: 0, 1, or the share on the threshold."""
+        if self.share is None:
+            return torch.ge(scores, self.threshold[at, None], out=out)
+        torch.sub(scores, self.threshold[at, None], out=out)
+        return out.mul_(STEEP).add_(self.share[at, None]).clamp_(0.0, 1.0)
+
+
+class GradientSums:
+    """Sums of the tiles' contributions to the gradients of hidden states, weight and bias.
+
+    Wherever more than one matrix product goes into an element, they are summed in float32 (or
+    float64). A single product is written in place.
+    """
+
+    def __init__(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        needed: tuple[bool, bool, bool],
+        tiles: Tiles,
+        dtype: torch.dtype,
+    ) -> None:
+        self.inputs, self.dtype = (hidden, weight), dtype
+        self.one_chunk = len(hidden) <= tiles.tokens
+        self.one_column = len(weight) <= tiles.vocabulary
+        self.hidden = self.weight = self.bias = self.partial = None
+        if needed[0]:
+            self.hidden = hidden.new_empty(
+                hidden.shape, dtype=hidden.dtype if self.one_column else dtype
+            )
+        if needed[1]:
+            self.weight = weight.new_empty(weight.shape)
+            if not self.one_chunk:
+                width = min(len(weight), tiles.vocabulary)
+                self.partial = weight.new_empty((weight.shape[1], width), dtype=dtype)
+        if needed[2]:
+            self.bias = weight.new_zeros(len(weight), dtype=dtype)
+
+    def add(self, tile: Tensor, chunk: slice, columns: slice) -> None:
+        """Add what a tile of gradients of logits, [tokens, vocabulary], contributes."""
+        hidden, weight = self.inputs
+        if self.hidden is not None:
+            _accumulate(self.hidden[chunk], tile, weight[columns], first=columns.start == 0)
+        if self.partial is not None:
+            # Transposed: the product with a wide result is the faster one.
+            partial = self.partial[:, : tile.shape[1]]
+            _accumulate(partial, hidden[chunk].t(), tile, first=chunk.start == 0)
+        elif self.weight is not None:
+            torch.mm(tile.t(), hidden[chunk], out=self.weight[columns])
+        if self.bias is not None:
+            self.bias[columns] += tile.sum(0, dtype=self.dtype)
+
+    def close(self, columns: slice) -> None:
+        """End a range of the vocabulary after the last of its tiles."""
+        if self.partial is not None:
+            self.weight[columns] = self.partial[:, : columns.stop - columns.start].t()
+
+    def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of hidden states, weight and bias, in the inputs' dtype."""
+        dtype = self.inputs[0].dtype
+        return (
+            None if self.hidden is None else self.hidden.to(dtype),
+            self.weight,
+            None if self.bias is None else self.bias.to(dtype),
+        )
+
+
+def _accumulate(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
+    """Add a product to a sum of at least its precision, or start the sum with it."""
+    if total.dtype == left.dtype:
+        torch.addmm(total, left, right, beta=0.0 if first else 1.0, out=total)
+    elif first:
+        total.copy_(left @ right)
+    else:
+        total.add_(left @ right)
