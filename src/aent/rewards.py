@@ -1,0 +1,229 @@
+"""Rewards: does the boxed answer of a completion equal the right one?
+
+math-verify decides. It calls sympy, which can run for ever on a short text, and its own time limit
+uses signals that do nothing outside a main thread. So it runs in worker processes that are killed
+and replaced when they are over the limit. Most answers need no sympy: equal texts and plain
+integers are settled here, and what was settled once is remembered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from aent.boxed import last_boxed
+
+log = logging.getLogger(__name__)
+
+LONGEST = 2000
+"""Characters of an answer that are worth parsing; a longer one is wrong."""
+REMEMBERED = 100_000
+START_S = 120.0
+"""A worker that has not imported math-verify by then will not."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
+_INVISIBLE = re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[!,;:]|\$|\s+")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of a completion."""
+
+    score: float
+    """1 for a right answer, else 0."""
+    parsed: bool
+    """There was a boxed answer that could be read."""
+    timed_out: bool
+    """The comparison was over its limit, or its process died of it."""
+    extracted: str | None
+    """Content of the last box."""
+
+
+class VerifierError(RuntimeError):
+    """The worker processes do not start."""
+
+
+class Verifier:
+    """Scores completions; a context manager. Workers start when first needed."""
+
+    def __init__(self, workers: int = 1, timeout_s: float = 5.0):
+        """Set limits.
+
+        Args:
+            workers: processes that compare in parallel.
+            timeout_s: hard limit of one comparison, in seconds.
+        """
+        if workers < 1 or timeout_s <= 0:
+            raise ValueError(f"workers {workers} and timeout_s {timeout_s} must be positive")
+        self.timeout_s = timeout_s
+        self._workers: list[_Worker | None] = [None] * workers
+        self._memory: OrderedDict[tuple[str, str], tuple[float, bool, bool]] = OrderedDict()
+
+    def __enter__(self) -> Verifier:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def score(self, completions: list[str], answers: list[str]) -> list[Verdict]:
+        """Score completions against their right answers, in order.
+
+        The last box counts. A completion without one, or one that cannot be read, scores 0.
+
+        Raises:
+            ValueError: the lists differ in length.
+            VerifierError: the worker processes do not start.
+        """
+        if len(completions) != len(answers):
+            raise ValueError(f"{len(completions)} completions, but {len(answers)} answers")
+        extracted = [last_boxed(completion) for completion in completions]
+        pairs = [(e, a) for e, a in zip(extracted, answers, strict=True) if e is not None]
+        open_pairs = []
+        for pair in dict.fromkeys(pairs):
+            if pair in self._memory:
+                self._memory.move_to_end(pair)
+            elif (settled := settle(*pair)) is not None:
+                self._memory[pair] = (*settled, False)
+            else:
+                open_pairs.append(pair)
+        self._compare(open_pairs)
+        verdicts = [
+            Verdict(0.0, False, False, None) if e is None else Verdict(*self._memory[e, a], e)
+            for e, a in zip(extracted, answers, strict=True)
+        ]
+        while len(self._memory) > REMEMBERED:
+            self._memory.popitem(last=False)
+        return verdicts
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            if worker is not None:
+                worker.kill()
+        self._workers = [None] * len(self._workers)
+
+    def _compare(self, pairs: list[tuple[str, str]]) -> None:
+        """Fill the memory with the verdicts on pairs that only math-verify can settle."""
+        waiting = iter(pairs)
+        busy: dict[int, _Worker] = {}
+        for place in range(len(self._workers)):
+            self._give(place, waiting, busy)
+        while busy:
+            now = time.monotonic()
+            patience = max(0.0, min(worker.deadline for worker in busy.values()) - now)
+            ready, _, _ = select.select(list(busy.values()), [], [], patience)
+            for place, worker in list(busy.items()):
+                if worker in ready:
+                    self._receive(place, worker)
+                elif time.monotonic() >= worker.deadline:
+                    log.warning("over %g s: %.80r", self.timeout_s, worker.pair[0])
+                    self._lose(place, worker)
+                else:
+                    continue
+                del busy[place]
+                self._give(place, waiting, busy)
+
+    def _give(
+        self, place: int, waiting: Iterator[tuple[str, str]], busy: dict[int, _Worker]
+    ) -> None:
+        pair = next(waiting, None)
+        if pair is None:
+            return
+        worker = self._workers[place]
+        if worker is None:
+            worker = self._workers[place] = _Worker(self.timeout_s)
+        worker.ask(pair)
+        busy[place] = worker
+
+    def _receive(self, place: int, worker: _Worker) -> None:
+        reply = worker.reply()
+        if reply is None:
+            log.warning("the worker died of %.80r", worker.pair[0])
+            self._lose(place, worker)
+        else:
+            self._memory[worker.pair] = (reply["score"], reply["parsed"], False)
+
+    def _lose(self, place: int, worker: _Worker) -> None:
+        worker.kill()
+        self._workers[place] = None
+        self._memory[worker.pair] = (0.0, False, True)
+
+
+class _Worker:
+    """One `aent.verify_worker` process."""
+
+    def __init__(self, timeout_s: float):
+        self.timeout_s = timeout_s
+        self.pair = ("", "")
+        self.deadline = math.inf
+        # A fresh interpreter, not a fork: the parent may hold torch's threads, and its main module
+        # may be a workflow script that must not run again.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "aent.verify_worker", str(math.ceil(timeout_s) + 5)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        if not select.select([self], [], [], START_S)[0] or self.reply() is None:
+            self.kill()
+            raise VerifierError(f"{sys.executable} -m aent.verify_worker does not start")
+
+    def fileno(self) -> int:
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def ask(self, pair: tuple[str, str]) -> None:
+        assert self.process.stdin is not None
+        self.pair, self.deadline = pair, time.monotonic() + self.timeout_s
+        request = json.dumps({"extracted": pair[0], "answer": pair[1]}) + "\n"
+        with contextlib.suppress(BrokenPipeError):  # it died in between; reply() then says so
+            self.process.stdin.write(request.encode())
+            self.process.stdin.flush()
+
+    def reply(self) -> dict[str, float | bool] | None:
+        """The answer that is ready to be read; None when the process has died."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def kill(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        with contextlib.suppress(BrokenPipeError):  # what is still buffered has no reader any more
+            self.process.stdin.close()
+
+
+def settle(extracted: str, answer: str) -> tuple[float, bool] | None:
+    """Score and parsed, where no algebra is needed; None where it is.
+
+    Equal texts, up to white space and sizing commands, are equal answers, also where no grammar
+    reads them. Two plain integers are compared as such. Empty and very long texts are wrong.
+    """
+    ours, theirs = _INVISIBLE.sub("", extracted[: LONGEST + 1]), _INVISIBLE.sub("", answer)
+    if not ours or len(extracted) > LONGEST:
+        return 0.0, False
+    if ours == theirs:
+        return 1.0, True
+    if _INTEGER.fullmatch(ours) and _INTEGER.fullmatch(theirs):
+        return float(int(ours) == int(theirs)), True
+    return None
