@@ -13,6 +13,7 @@ By hand, after `snakemake results/models/tiny results/problems/train.jsonl`:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -176,7 +177,9 @@ class Session:
         """
         start = time.perf_counter()
         step = self.step + 1
-        generator = torch.Generator(self.policy.device).manual_seed(_seed(self.run.seed, step))
+        generator = torch.Generator(self.policy.device).manual_seed(
+            _seed(self.run.seed, step, "sampling")
+        )
         self.policy.eval()
         experience = collect(
             self.engine,
@@ -262,7 +265,7 @@ def prompts_of_step(prompted: list[Prompted], count: int, step: int, seed: int) 
         first = (step - 1) * count
         epoch, skip = divmod(first, len(prompted))
         while True:
-            generator = torch.Generator().manual_seed(_seed(seed, epoch, stream=1))
+            generator = torch.Generator().manual_seed(_seed(seed, epoch, "order"))
             yield from torch.randperm(len(prompted), generator=generator).tolist()[skip:]
             epoch, skip = epoch + 1, 0
 
@@ -270,9 +273,13 @@ def prompts_of_step(prompted: list[Prompted], count: int, step: int, seed: int) 
     return [prompted[next(indices)] for _ in range(count)]
 
 
-def _seed(seed: int, number: int, stream: int = 0) -> int:
-    """Distinct generator seeds for (run seed, number, stream); number < 2**40."""
-    return ((seed & 0xFFFFF) << 42 | (stream & 1) << 41 | number) & (2**62 - 1)
+def _seed(seed: int, number: int, stream: str) -> int:
+    """A generator's seed for (run seed, number, stream).
+
+    Hashed, because torch's CPU generator looks at the lowest 32 bits only.
+    """
+    digest = hashlib.sha256(f"{stream}/{seed}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4])
 
 
 def _keep_completions(folders: Folders, step: int, experience: Experience) -> None:
