@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from aent.config.setting import Prompt
 from aent.forward import response_hidden
 from aent.models import build_tokenizer, create_model, encode_prompt, eos_ids, save_model
 from aent.problems.record import Problem, ProblemError
-from aent.problems.synthetic import direct_solution, first_words, partial_solution, vocabulary
+from aent.problems.synthetic import direct_solution, first_words, partial_solutions, vocabulary
 from aent.rollout.engine import Sampling
 from aent.rollout.transformers import TransformersEngine
 
@@ -33,6 +34,8 @@ logger = logging.getLogger("aent.pretrain")
 _LOG_EVERY_S = 5.0
 _HELD_OUT = 600
 _MAX_TOKENS = 32
+_WINDOW = 8
+Pair = tuple[list[int], list[int]]
 Progress = Callable[[int, int, float], None]
 
 
@@ -42,8 +45,9 @@ class Example:
 
     prompt: list[int]
     full: list[int]
-    partial: list[int]
     direct: list[int]
+    partial: list[list[int]]
+    """Cut after 0, 1, ... steps."""
 
 
 def warm_start(
@@ -112,16 +116,17 @@ def encode(
                 f"synthetic problems: {sorted(unknown)[:5]}"
             )
         prompt = encode_prompt(tokenizer, problem.problem, Prompt())
-        shapes = (str, partial_solution, direct_solution)
+        solution = problem.solution
+        texts = [solution, direct_solution(solution), *partial_solutions(solution)]
         # A completion goes on behind the prompt, hence the space.
-        texts = [f" {shape(problem.solution)}{tokenizer.eos_token}" for shape in shapes]
-        full, partial, direct = tokenizer(texts)["input_ids"]
+        texts = [f" {text}{tokenizer.eos_token}" for text in texts]
+        full, direct, *partial = tokenizer(texts)["input_ids"]
         if len(prompt) + len(full) > positions:
             raise ProblemError(
                 f"warm start: problem {problem.id} takes {len(prompt) + len(full)} tokens, "
                 f"the model has {positions} positions"
             )
-        examples.append(Example(prompt, full, partial, direct))
+        examples.append(Example(prompt, full, direct, partial))
     return examples
 
 
@@ -136,13 +141,13 @@ def train(
         model.parameters(), lr=warm.learning_rate, betas=warm.betas, weight_decay=0.0, fused=True
     )
     model.train()
-    batches = _batches(examples, warm)
+    stream = batches(examples, warm)
     losses: list[float] = []
     start = last = time.perf_counter()
     for step in range(1, warm.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = warm.learning_rate * rate_factor(step, warm)
-        loss = completion_loss(model, next(batches))
+        loss = completion_loss(model, next(stream))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), warm.grad_clip)
@@ -175,7 +180,7 @@ def rate_factor(step: int, warm: WarmStart) -> float:
     return min(1.0, rise, fall)
 
 
-def completion_loss(model: PreTrainedModel, batch: list[tuple[list[int], list[int]]]) -> Tensor:
+def completion_loss(model: PreTrainedModel, batch: list[Pair]) -> Tensor:
     """Mean cross-entropy a completion token of (prompt, completion) pairs.
 
     Rows are padded on the right, where causal attention needs no mask.
@@ -192,29 +197,32 @@ def completion_loss(model: PreTrainedModel, batch: list[tuple[list[int], list[in
     return nn.functional.cross_entropy(model.get_output_embeddings()(hidden), targets)
 
 
-def _batches(
-    examples: list[Example], warm: WarmStart
-) -> Iterator[list[tuple[list[int], list[int]]]]:
-    """Endless batches: fresh orders of all examples, a kind of demonstration drawn each time."""
-    generator = torch.Generator().manual_seed(warm.seed)
-    pool: list[tuple[list[int], list[int]]] = []
+def batches(examples: list[Example], warm: WarmStart) -> Iterator[list[Pair]]:
+    """Endless batches of prompts and demonstrations, decided by the warm start's seed.
+
+    Each pass takes all examples in a fresh order and draws what is shown of each. Batches hold
+    rows of similar length, which saves a third of the padding.
+    """
+    rng = random.Random(warm.seed)
+    window = warm.batch * _WINDOW
     while True:
-        while len(pool) < warm.batch:
-            order = torch.randperm(len(examples), generator=generator).tolist()
-            draws = torch.rand(len(examples), generator=generator).tolist()
-            pool += [
-                (examples[n].prompt, _demonstration(examples[n], draw, warm.demonstrations))
-                for n, draw in zip(order, draws, strict=True)
+        order = rng.sample(examples, len(examples))
+        for start in range(0, len(order), window):
+            pairs = [
+                (example.prompt, _demonstration(example, rng, warm.demonstrations))
+                for example in order[start : start + window]
             ]
-        yield pool[: warm.batch]
-        pool = pool[warm.batch :]
+            pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+            cut = [pairs[n : n + warm.batch] for n in range(0, len(pairs), warm.batch)]
+            yield from rng.sample(cut, len(cut))
 
 
-def _demonstration(example: Example, draw: float, shares: Demonstrations) -> list[int]:
-    """The kind of demonstration that a uniform draw from [0, 1) selects."""
+def _demonstration(example: Example, rng: random.Random, shares: Demonstrations) -> list[int]:
+    """One of the example's demonstrations."""
+    draw = rng.random()
     if draw < shares.full:
         return example.full
-    return example.partial if draw < shares.full + shares.partial else example.direct
+    return rng.choice(example.partial) if draw < shares.full + shares.partial else example.direct
 
 
 @torch.no_grad()

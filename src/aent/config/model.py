@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ class Demonstrations(Strict):
     full: float = Field(default=0.45, ge=0, le=1)
     """Worked to the end."""
     partial: float = Field(default=0.30, ge=0, le=1)
-    """Stops half-way and boxes the running value: what RL can unlearn."""
+    """Cut after any step but the last, boxing the running value: what RL can unlearn."""
 
     @model_validator(mode="after")
     def _shares(self) -> Demonstrations:
@@ -94,6 +95,12 @@ class PretrainedModel(Strict):
     """Commit or tag to pin on the hub."""
     trust_remote_code: bool = False
     """Run code shipped with the model. Only for a model whose code you have read."""
+
+    @property
+    def is_hub_id(self) -> bool:
+        """Whether `path` means the hub: spelled `owner/name`, and no such local path."""
+        spelled = self.path.count("/") == 1 and not self.path.startswith((".", "/", "~"))
+        return spelled and not Path(self.path).exists()
 
 
 Model = Annotated[ScratchModel | PretrainedModel, Field(discriminator="kind")]

@@ -189,19 +189,21 @@ def _problem(rng: random.Random, core: _Core, tier: Tier) -> Problem:
     )
 
 
-def partial_solution(solution: str) -> str:
-    r"""A worked solution that stops half-way (rounded down) and boxes the running value.
+def partial_solutions(solution: str) -> list[str]:
+    r"""A worked solution cut after 0, 1, ... of its steps, boxing the running value.
 
-    `begin 19 first +3 22 second -2 20 so \boxed{ 20 }` -> `begin 19 first +3 22 so \boxed{ 22 }`.
+    `begin 19 first +3 22 second -2 20 so \boxed{ 20 }` gives `begin 19 so \boxed{ 19 }` and
+    `begin 19 first +3 22 so \boxed{ 22 }`.
 
     Raises:
         ProblemError: the solution is not one of `generate`.
     """
     opening, steps, ending = _parts(solution)
-    kept = steps[: len(steps) // 2]
-    value = kept[-1][-1] if kept else opening[-1]
-    words = [*opening, *itertools.chain(*kept), ending[0], BOX, value, CLOSE]
-    return " ".join(words)
+    values = [opening[-1], *(step[-1] for step in steps)]
+    return [
+        " ".join([*opening, *itertools.chain(*steps[:kept]), ending[0], BOX, values[kept], CLOSE])
+        for kept in range(len(steps))
+    ]
 
 
 def direct_solution(solution: str) -> str:
