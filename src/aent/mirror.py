@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aent.config import Run
-from aent.provenance import git_revision
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +113,8 @@ class Store:
     def create(self, run: Run, tags: dict[str, str]) -> str:
         """Create the MLflow run of a training run, with parameters and tags; returns its id."""
         from mlflow.entities import Param
+
+        from aent.provenance import git_revision  # imports torch, which a reader of scores lacks
 
         tags = tags | {"git_revision": git_revision() or "unknown"}
         run_id = self._new_run(run.setting_name, f"{run.method_name}/{run.seed}", tags)

@@ -28,6 +28,7 @@ from aent.problems.synthetic import vocabulary as task_vocabulary
 PAD, EOS = "<pad>", "<eos>"
 _SPACE = "\u0120"  # how a byte-level vocabulary spells a space
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
 class ModelError(ValueError):
@@ -124,13 +125,24 @@ def load_tokenizer(
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
     """
-    _check_directory(path, "tokenizer", ("tokenizer.json", "tokenizer_config.json"))
+    _check_directory(path, "tokenizer", _TOKENIZER)
     tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_directory(path: str | Path) -> None:
+    """See that a local path has the parts of a model directory, without opening them.
+
+    Raises:
+        ModelError: it is no directory, or lacks configuration, weights or tokenizer.
+    """
+    _check_directory(path, "config.json", ("config.json",))
+    _check_directory(path, "weights", _WEIGHTS)
+    _check_directory(path, "tokenizer", _TOKENIZER)
 
 
 def _check_directory(path: str | Path, part: str, patterns: tuple[str, ...]) -> None:

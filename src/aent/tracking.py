@@ -3,6 +3,8 @@
 The files are the truth. MLflow is a mirror that a background thread fills while training goes on;
 a store that is slow, locked or gone costs a warning and nothing else. What the mirror lacks when
 the run ends is filled in from the rows, and `mirror_run` does the same for a finished run.
+
+The Snakefile imports this module: what is slow to import (pandas, MLflow) waits until it is used.
 """
 
 from __future__ import annotations
@@ -12,8 +14,6 @@ import logging
 import os
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from aent.config import Config, Run
 from aent.mirror import Mirror, Store, run_tags
@@ -89,6 +89,8 @@ class RunRecorder:
         Returns:
             Path of metrics.parquet: a row a step, columns `step` and the metrics' names.
         """
+        import pandas as pd
+
         self.file.close()
         target = self.directory / "metrics.parquet"
         partial = target.with_suffix(".partial")
@@ -185,6 +187,8 @@ def mirror_run(uri: str, directory: Path) -> bool:
     Returns:
         Whether MLflow now equals the files; what failed was logged as a warning.
     """
+
+    import pandas as pd
 
     def write() -> None:
         info = json.loads((directory / "run.json").read_text())

@@ -25,6 +25,9 @@ from aent.config.setting import Setting
 # Folders under results/ that a setting's name must not shadow.
 RESERVED = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "benchmarks"}
 
+# Keys of a setting's trainer that do not change what is learned.
+UNTRAINED_KEYS = {"memory_mb", "runtime_minutes", "state_every"}
+
 
 class ConfigError(ValueError):
     """The configuration is wrong; the message names each key."""
@@ -42,9 +45,22 @@ class Run(Strict):
     method: Method
 
     @property
+    def recipe(self) -> dict[str, Any]:
+        """All that the training's result depends on beside its input files.
+
+        Left out are names, titles, how checkpoints are scored, and what only the scheduler or
+        the frequency of saved states cares about: changing those trains nothing again.
+        """
+        setting = self.setting.model_dump(
+            mode="json", exclude={"title": True, "evaluation": True, "trainer": UNTRAINED_KEYS}
+        )
+        method = self.method.model_dump(mode="json", exclude={"title"})
+        return {"setting": setting, "method": method, "seed": self.seed}
+
+    @property
     def hash(self) -> str:
-        """Twelve hex digits of the resolved run: equal hashes, equal settings."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """Twelve hex digits of the recipe: equal hashes, equal training."""
+        text = json.dumps(self.recipe, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -195,10 +211,14 @@ class Config(Strict):
     def runs(self) -> list[Run]:
         """All runs that tables, figures and claims need, each once."""
         runs = [run for _, experiment in self._experiments() for run in self.runs_of(experiment)]
-        if c := self.claims:
-            methods = self.expand([c.baseline, c.plain, c.proposed, c.sweep])
-            runs += [self.run(s, m, k) for s in c.settings for m in methods for k in c.seeds]
-        return list({run.name: run for run in runs}.values())
+        return list({run.name: run for run in [*runs, *self.claims_runs()]}.values())
+
+    def claims_runs(self) -> list[Run]:
+        """The runs behind the claims sheet; none without one."""
+        if (c := self.claims) is None:
+            return []
+        methods = self.expand([c.baseline, c.plain, c.proposed, c.sweep])
+        return [self.run(s, m, k) for s in c.settings for m in methods for k in c.seeds]
 
 
 def load(path: Path | str) -> Config:

@@ -1,0 +1,22 @@
+"""Draw a figure as SVG and PDF."""
+
+from pathlib import Path
+
+from snakemake.script import snakemake
+
+from aent.analysis.figures import curves_figure, save_figure, sweep_figure
+from aent.analysis.scores import collect_scores, read_metrics
+from aent.config import parse
+from aent.config.experiment import CurvesFigure
+from aent.logs import configure_logging
+
+configure_logging(snakemake.log[0])
+study = parse(snakemake.config)
+definition = study.figures[snakemake.wildcards.figure]
+scores = collect_scores(snakemake.input.scores)
+if isinstance(definition, CurvesFigure):
+    metrics = read_metrics(study, study.runs_of(definition))
+    figure = curves_figure(study, definition, scores, metrics)
+else:
+    figure = sweep_figure(study, definition, scores)
+save_figure(figure, Path(snakemake.output.svg).with_suffix(""))
