@@ -10,6 +10,10 @@ import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
 LEVEL = 0.95
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
+INCONCLUSIVE = "inconclusive"
+VERDICTS = (REPRODUCED, NOT_REPRODUCED, INCONCLUSIVE)
 
 
 class Interval(NamedTuple):
@@ -37,16 +41,17 @@ class Interval(NamedTuple):
         if math.isnan(self.mean):
             return "n/a"
         if math.isnan(self.low):
-            return f"{self.mean:.{digits}f}"
-        return f"{self.mean:.{digits}f} ± {self.half:.{digits}f}"
+            return _decimal(self.mean, digits)
+        return f"{_decimal(self.mean, digits)} ± {_decimal(self.half, digits)}"
 
     def range(self, digits: int = 3) -> str:
         """`0.534 [0.513, 0.555]`; `[n/a]` where the spread is unknown."""
         if math.isnan(self.mean):
             return "n/a"
         if math.isnan(self.low):
-            return f"{self.mean:.{digits}f} [n/a]"
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+            return f"{_decimal(self.mean, digits)} [n/a]"
+        mean, low, high = (_decimal(end, digits) for end in self[:3])
+        return f"{mean} [{low}, {high}]"
 
 
 def student(values: Iterable[float], level: float = LEVEL) -> Interval:
@@ -70,3 +75,37 @@ def student(values: Iterable[float], level: float = LEVEL) -> Interval:
         return Interval(mean, math.nan, math.nan, 1)
     half = float(stats.t.ppf((1 + level) / 2, count - 1) * array.std(ddof=1) / math.sqrt(count))
     return Interval(mean, mean - half, mean + half, count)
+
+
+def above(interval: Interval, bound: float) -> str:
+    """Verdict on `more than bound`: the interval must lie wholly on one side of it."""
+    if interval.low > bound:
+        return REPRODUCED
+    return NOT_REPRODUCED if interval.high < bound else INCONCLUSIVE
+
+
+def below(interval: Interval, bound: float) -> str:
+    """Verdict on `less than bound`: the interval must lie wholly on one side of it."""
+    if interval.high < bound:
+        return REPRODUCED
+    return NOT_REPRODUCED if interval.low > bound else INCONCLUSIVE
+
+
+def within(interval: Interval, margin: float) -> str:
+    """Verdict on `no more than margin away from 0`: wholly inside, wholly outside, or neither."""
+    if -margin <= interval.low and interval.high <= margin:
+        return REPRODUCED
+    outside = interval.low > margin or interval.high < -margin
+    return NOT_REPRODUCED if outside else INCONCLUSIVE
+
+
+def every(verdicts: Iterable[str]) -> str:
+    """Verdict on a claim with several parts: all must hold, and one that fails refutes it."""
+    found = set(verdicts)
+    if NOT_REPRODUCED in found:
+        return NOT_REPRODUCED
+    return REPRODUCED if found == {REPRODUCED} else INCONCLUSIVE
+
+
+def _decimal(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
