@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import AddedToken
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
@@ -162,7 +163,7 @@ def _check_directory(path: str | Path, part: str, patterns: tuple[str, ...]) -> 
 def _open(loader: Any, path: str | Path, **options: Any) -> Any:
     try:
         return loader.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         message = str(error).strip().splitlines() or [""]
         raise ModelError(
             f"{path}: cannot be opened: {type(error).__name__}: {message[0]}"

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aent.boxed import last_boxed
 from aent.config.model import Demonstrations, ScratchModel, WarmStart
 from aent.config.setting import Prompt
+from aent.entropy.statistics import token_statistics
 from aent.forward import response_hidden
 from aent.models import build_tokenizer, create_model, encode_prompt, eos_ids, save_model
 from aent.problems.record import Problem, ProblemError
@@ -246,9 +247,12 @@ def measure(
             parts.setdefault(f"/{problem.id.rsplit('-', 1)[0]}", []).append(correct)
         for part, hits in sorted(parts.items()):
             metrics[f"accuracy/{mode}{part}"] = sum(hits) / len(hits)
-    logits = model.get_output_embeddings()(response_hidden(model.get_decoder(), rollouts))
-    logprobs = logits.float().log_softmax(dim=-1)
-    metrics["entropy"] = float(-(logprobs.exp() * logprobs).sum(dim=-1).mean())
+    statistics = token_statistics(
+        response_hidden(model.get_decoder(), rollouts),
+        model.get_output_embeddings().weight,
+        rollouts.response_ids[rollouts.response_mask],
+    )
+    metrics["entropy"] = float(statistics.entropy.mean())
     metrics["length_mean"] = float(rollouts.response_mask.sum(dim=1).float().mean())
     metrics["truncated_fraction"] = float(rollouts.truncated.float().mean())
     return metrics

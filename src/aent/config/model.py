@@ -68,8 +68,8 @@ class ScratchModel(Strict):
     """Attention heads."""
     kv_heads: int = Field(default=1, ge=1)
     """Key/value heads."""
-    positions: int = Field(default=512, ge=16)
-    """Longest sequence."""
+    positions: int = Field(default=8192, ge=16)
+    """Longest sequence; costs nothing (rotary positions), and real problems are long in bytes."""
     init_std: float = Field(default=0.06, gt=0)
     """Standard deviation of the initial weights."""
     warm_start: WarmStart
