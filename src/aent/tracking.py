@@ -187,7 +187,6 @@ def mirror_run(uri: str, directory: Path) -> bool:
     Returns:
         Whether MLflow now equals the files; what failed was logged as a warning.
     """
-
     import pandas as pd
 
     def write() -> None:

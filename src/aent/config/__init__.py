@@ -76,7 +76,7 @@ class Config(Strict):
     settings: dict[Name, Setting] = Field(min_length=1)
     """Settings by name."""
     methods: dict[Name, dict[str, Any]] = Field(min_length=1)
-    """Methods by name; see Method for the keys of each."""
+    """Methods by name."""
     sweeps: dict[Name, Sweep] = {}
     """Sweeps by name."""
     tables: dict[Name, Table] = {}
@@ -270,9 +270,11 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = copy.deepcopy(base)
     for key, value in changes.items():
         old = merged.get(key)
-        same_kind = isinstance(old, dict) and isinstance(value, dict)
-        same_kind = same_kind and value.get("kind", old.get("kind")) == old.get("kind")
-        merged[key] = _merge(old, value) if same_kind else copy.deepcopy(value)
+        merged[key] = copy.deepcopy(value)
+        if isinstance(old, dict) and isinstance(value, dict):
+            kind = old.get("kind")
+            if value.get("kind", kind) == kind:
+                merged[key] = _merge(old, value)
     return merged
 
 
