@@ -146,7 +146,7 @@ def metrics_of(runs, steps=20, **defaults):
     return pd.concat(frames, ignore_index=True)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def synthetic():
     """The helpers of this file."""
     return SimpleNamespace(

@@ -127,4 +127,4 @@ def test_read_metrics_puts_runs_under_one_another(tmp_path, synthetic):
 def test_titles(config):
     assert title(config, "lab", "base") == "Base model"
     assert title(config, "lab", "aent") == "AEnt"
-    assert title(config, "lab", "aent-drop0.25") == "AEnt, 0.25"
+    assert title(config, "lab", "aent-drop0.25") == "AEnt, drop 0.25"

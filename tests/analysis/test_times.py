@@ -16,7 +16,13 @@ def test_hours_to_a_score_computed_by_hand(config, synthetic):
     )
     metrics = synthetic.metrics_of({(m, 0): {} for m in ("grpo", "aent", "entreg")})
     found = run_times(
-        config, "lab", ["grpo", "aent", "entreg"], [0], "grpo", scores, metrics
+        config,
+        "lab",
+        ["grpo", "aent", "entreg"],
+        [0],
+        baseline="grpo",
+        scores=scores,
+        metrics=metrics,
     ).set_index("method")
     # 36 s a step on 2 threads: 0.02 hours a step; 18 s an update: 0.01 hours
     assert found["update"].tolist() == pytest.approx([0.01] * 3)
@@ -29,7 +35,7 @@ def test_missing_metrics_are_named(config, synthetic):
     scores = synthetic.scores_of({("grpo", 0): {10: 0.5}})
     metrics = synthetic.metrics_of({("aent", 0): {}})
     with pytest.raises(MissingDataError, match="lab/grpo/seed0: no metrics"):
-        run_times(config, "lab", ["grpo"], [0], "grpo", scores, metrics)
+        run_times(config, "lab", ["grpo"], [0], baseline="grpo", scores=scores, metrics=metrics)
 
 
 def test_devices_are_threads_without_a_gpu(config):

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from aent.analysis.findings import Finding, finding, sheet
+from aent.analysis.findings import Finding, finding, sheet, write_claims
 from aent.analysis.intervals import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -117,8 +117,8 @@ class Case:
             f"mean entropy of the last tenth of the steps over that of the first twentieth is less "
             f"than {COLLAPSE:g}",
             f"{np.mean(starts):.3f} -> {np.mean(ends):.3f} nats, ratio {ratio.range()}",
-            below(ratio, COLLAPSE),
-            ratio,
+            verdict=below(ratio, COLLAPSE),
+            of=ratio,
         )
 
     def plain_gains_little(self) -> Finding:
@@ -131,8 +131,8 @@ class Case:
             f"difference of the average test scores at the best checkpoint lies within "
             f"±{LITTLE:g}; not reproduced where it lies wholly outside, on either side",
             self._by_selection(gains),
-            within(gains["best"], LITTLE),
-            gains["best"],
+            verdict=within(gains["best"], LITTLE),
+            of=gains["best"],
         )
 
     def proposed_is_best(self) -> Finding:
@@ -150,8 +150,8 @@ class Case:
             "differences of the average test scores at the best checkpoint to both other methods "
             "are above 0; not reproduced where one is wholly below",
             numbers,
-            every(above(gain["best"], 0.0) for gain in gains.values()),
-            closest,
+            verdict=every(above(gain["best"], 0.0) for gain in gains.values()),
+            of=closest,
         )
 
     def entropy_stays_in_band(self) -> Finding:
@@ -177,13 +177,13 @@ class Case:
             text,
             f"share {share.range()} in [{rule.low:g}, {rule.high:g}] nats; "
             f"mean {np.mean(means):.3f} nats",
-            above(share, IN_BAND),
-            share,
+            verdict=above(share, IN_BAND),
+            of=share,
         )
 
     def coefficient_reacts(self) -> Finding:
         """The controller moves lambda against the excursion, inside its box."""
-        statement = f"lambda of {self.proposed} reacts against excursions from the band"
+        statement = f"The coefficient of {self.proposed} reacts against excursions from the band"
         text = (
             "past the warm-up, after a step with an entropy below the band lambda rises or stands "
             "at its maximum, above the band it falls or stands at its minimum, and it never leaves "
@@ -240,8 +240,8 @@ class Case:
             statement,
             rule,
             f"slope from {min(values):g} to {max(values):g}: {self._by_selection(slopes)}",
-            above(slopes["best"], 0.0),
-            slopes["best"],
+            verdict=above(slopes["best"], 0.0),
+            of=slopes["best"],
         )
 
     def every_value_beats_baseline(self) -> Finding:
@@ -260,8 +260,8 @@ class Case:
             "for each value above 0 the difference of the average test scores at the best "
             "checkpoint is above 0; not reproduced where one is wholly below",
             "; ".join(f"{value:g}: {gain.range()}" for value, gain in gains.items()),
-            every(above(gain, 0.0) for gain in gains.values()),
-            closest,
+            verdict=every(above(gain, 0.0) for gain in gains.values()),
+            of=closest,
         )
 
     def proposed_is_faster(self) -> Finding:
@@ -273,9 +273,9 @@ class Case:
             self.setting,
             methods,
             self.seeds,
-            claims.baseline,
-            self.scores,
-            self.metrics,
+            baseline=claims.baseline,
+            scores=self.scores,
+            metrics=self.metrics,
         ).set_index(["method", "seed"])
         base = times.loc[claims.baseline].loc[self.seeds]
         ours = times.loc[claims.proposed].loc[self.seeds]
@@ -299,8 +299,8 @@ class Case:
             "counts with its whole time and rules out the claim's success, all of them refute it",
             f"ratio {ratio.range()}{unreached}; reached by {int(reached.sum())} of "
             f"{len(self.seeds)} seeds",
-            verdict,
-            ratio,
+            verdict=verdict,
+            of=ratio,
         )
 
     def _gain(self, method: str, other: str, selection: str) -> Interval:
@@ -367,3 +367,6 @@ def reactions(history: pd.DataFrame, rule: AdaptiveCoefficient) -> pd.Series:
     below_band, above_band = entropy < rule.low, entropy > rule.high
     right = (below_band & rises) | (above_band & falls)
     return right[(below_band | above_band) & after.notna()]
+
+
+__all__ = ["check_claims", "reactions", "write_claims"]

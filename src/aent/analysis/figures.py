@@ -21,7 +21,7 @@ from aent.analysis.scores import (
     checkpoint_averages,
     select_checkpoints,
 )
-from aent.analysis.style import PALETTE, Line, axis_label, house_style, lines
+from aent.analysis.style import PALETTE, Line, axis_label, house_style, lines, save_figure
 from aent.config import Config
 from aent.config.experiment import CurvesFigure, Mdp, SweepFigure
 from aent.config.method import AdaptiveCoefficient
@@ -47,7 +47,7 @@ def curves_figure(
         for (setting, metric), axes in panels.items():
             looks = lines(config, setting)
             handles |= _draw_spans(config, setting, methods, metric, axes)
-            frame = _metric(config, figure, setting, metric, scores, metrics)
+            frame = _metric(config, figure, setting, metric, scores=scores, metrics=metrics)
             for method in methods:
                 own = frame[frame["method"] == method]
                 if len(own):
@@ -170,6 +170,7 @@ def _metric(
     figure: CurvesFigure,
     setting: str,
     metric: str,
+    *,
     scores: pd.DataFrame,
     metrics: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -360,3 +361,6 @@ def _mean_label(looks: dict[str, Line], method: str) -> str:
 
 def _heading(config: Config, setting: str) -> str:
     return config.settings[setting].title or setting
+
+
+__all__ = ["curves_figure", "mdp_figure", "save_figure", "smoothing", "sweep_figure"]

@@ -170,5 +170,6 @@ def title(config: Config, setting: str, method: str) -> str:
     swept = config.swept_methods().get(method)
     if swept:
         sweep = config.sweeps[swept[0]]
-        return f"{config.method(setting, sweep.base).title or sweep.base}, {swept[1]:g}"
+        base = config.method(setting, sweep.base).title or sweep.base
+        return f"{base}, {sweep.key.rsplit('.', 1)[-1]} {swept[1]:g}"
     return config.method(setting, method).title or method

@@ -58,6 +58,30 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
 
+def build_table(
+    config: Config,
+    table: ScoresTable | TimeTable,
+    scores: pd.DataFrame,
+    metrics: pd.DataFrame | None = None,
+) -> Table:
+    """The table of whichever kind.
+
+    Args:
+        config: the configuration.
+        table: its definition.
+        scores: as `collect_scores` gives them.
+        metrics: as `read_metrics` gives them; needed by time tables only.
+
+    Raises:
+        MissingDataError: data of a run is missing.
+    """
+    if isinstance(table, ScoresTable):
+        return scores_table(config, table, scores)
+    if metrics is None:
+        raise MissingDataError(f"table {table.title!r} needs metrics")
+    return time_table(config, table, scores, metrics)
+
+
 def scores_table(config: Config, table: ScoresTable, scores: pd.DataFrame) -> Table:
     """Scores a benchmark of the best, the validation-chosen and the last checkpoint.
 
@@ -148,7 +172,15 @@ def time_table(
     methods = config.expand(table.methods)
     rows, blocks, notes = [], [], []
     for setting in table.settings:
-        times = run_times(config, setting, methods, table.seeds, table.baseline, scores, metrics)
+        times = run_times(
+            config,
+            setting,
+            methods,
+            table.seeds,
+            baseline=table.baseline,
+            scores=scores,
+            metrics=metrics,
+        )
         published = table.published.get(setting, {})
         count, device = devices(config, setting)
         unit, factor = _time_unit(times[list(TIME_COLUMNS)])

@@ -23,6 +23,7 @@ def run_times(
     setting: str,
     methods: list[str],
     seeds: list[int],
+    *,
     baseline: str,
     scores: pd.DataFrame,
     metrics: pd.DataFrame,
