@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,10 @@ from aent.config.experiment import CurvesFigure
 from aent.mdp import simulate
 
 
-@pytest.fixture
-def finished(synthetic, tmp_path):
+@pytest.fixture(scope="module")
+def finished(synthetic, tmp_path_factory):
     """The files of a finished reproduction, with made-up numbers."""
+    tmp_path = tmp_path_factory.mktemp("results")
     config = parse({**synthetic.config_data(), "results": str(tmp_path)})
     config = config.model_copy(update={"mdp": config.mdp.model_copy(update={"steps": 10})})
     runs = config.runs()
@@ -90,7 +92,9 @@ def test_report_is_one_page_with_everything(finished):
     assert path.read_text() == page
 
 
-def test_missing_figure_is_named(finished):
+def test_missing_figure_is_named(finished, tmp_path):
+    shutil.copytree(finished.results, tmp_path / "results")
+    finished = finished.model_copy(update={"results": tmp_path / "results"})
     (finished.results / "figures" / "sweep.svg").unlink()
     with pytest.raises(FileNotFoundError, match=r"sweep\.svg"):
         write_report(finished, finished.results / "report.html")
