@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
 )
+from transformers.utils import logging as hf_logging
 
 from aent.config.model import ScratchModel
 from aent.config.setting import Prompt
@@ -28,6 +28,8 @@ from aent.problems.synthetic import vocabulary as task_vocabulary
 
 PAD, EOS = "<pad>", "<eos>"
 _SPACE = "\u0120"  # how a byte-level vocabulary spells a space
+# A bar for a second's work would hide the lines that say what a job is doing.
+hf_logging.disable_progress_bar()
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
@@ -61,7 +63,7 @@ def build_tokenizer(vocabulary: int) -> Qwen2Tokenizer:
         merges=[],
         pad_token=PAD,
         eos_token=EOS,
-        unk_token=None,
+        unk_token=None,  # type: ignore[arg-type]  # bytes leave nothing unknown
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
@@ -175,11 +177,14 @@ def save_model(
 ) -> None:
     """Save a model directory that the Auto classes open: all of it or nothing.
 
-    Written beside the target and renamed, so that an interruption leaves no half model.
+    Written beside the target and renamed, so that an interruption leaves no half model. One process
+    at a time may save to a path.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (path.with_name(f".{path.name}.{tag}-{os.getpid()}") for tag in ("new", "old"))
+    fresh, old = (path.with_name(f".{path.name}.{tag}") for tag in ("new", "old"))
+    for leftover in (fresh, old):  # of an interrupted save
+        shutil.rmtree(leftover, ignore_errors=True)
     model.save_pretrained(fresh)
     tokenizer.save_pretrained(fresh)
     if path.exists():
@@ -201,8 +206,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, prompt: Prom
     if not tokenizer.chat_template:
         raise ModelError("prompt.chat: the tokenizer has no chat template; set chat: false")
     turn = [{"role": "user", "content": text}]
-    text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    wrapped = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(wrapped, add_special_tokens=False)["input_ids"]
     return ids
 
 

@@ -27,9 +27,9 @@ def config(**changes: object) -> SyntheticProblems:
 def core(problem: str) -> tuple[str, ...]:
     """The family and all numbers and operations of a problem, read from its text alone."""
     signs = {
-        "+": "gains finds gets wins earns receives buys collects add plus increase",
-        "-": "gives loses drops sells spends donates eats returns subtract minus decrease",
-        "x": "multiplies scales times multiply",
+        "+": "gains finds gets wins add plus",
+        "-": "gives loses drops sells subtract minus",
+        "x": "multiplies times",
     }
     operation = {verb: sign for sign, verbs in signs.items() for verb in verbs.split()}
     words = problem.split()

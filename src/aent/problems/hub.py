@@ -33,7 +33,8 @@ def load_hub(config: HubProblems) -> list[Problem]:
 
 
 def _download(config: HubProblems, where: str) -> list[dict[str, Any]]:
-    import datasets  # slow, and nothing else needs it
+    # Slow, and nothing else needs it.
+    import datasets  # type: ignore[import-untyped]
 
     try:
         data = datasets.load_dataset(

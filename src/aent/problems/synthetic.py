@@ -53,15 +53,11 @@ _NOUNS = tuple(
     )
 )
 _STORY_VERBS = {
-    "+": ("gains", "finds", "gets", "wins", "earns", "receives", "buys", "collects"),
-    "-": ("gives", "loses", "drops", "sells", "spends", "donates", "eats", "returns"),
-    "x": ("multiplies", "scales"),
+    "+": ("gains", "finds", "gets", "wins"),
+    "-": ("gives", "loses", "drops", "sells"),
+    "x": ("multiplies",),
 }
-_CHAIN_VERBS = {
-    "+": ("add", "plus", "increase"),
-    "-": ("subtract", "minus", "decrease"),
-    "x": ("times", "multiply"),
-}
+_CHAIN_VERBS = {"+": ("add", "plus"), "-": ("subtract", "minus"), "x": ("times",)}
 _HAS = ("has", "owns", "holds", "keeps")
 _HOW_MANY = ("how many ?", "how many remain ?", "count them !")
 _START = ("start", "take", "go")
