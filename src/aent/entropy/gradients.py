@@ -7,30 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from aent.entropy.reduction import Saved
 from aent.entropy.tiles import LN2, Tiles
 
 STEEP = 1e30
 """Turns the smallest difference of two scores into more than 1."""
 
 
-class Saved(NamedTuple):
-    """What the forward pass keeps of each token; each [N], in the dtype of the sums."""
-
-    maximum: Tensor
-    """Largest score, before the outer scale."""
-    log_total: Tensor
-    """Logarithm of the sum of exp2(score), scores relative to the maximum."""
-    entropy: Tensor
-    clamped: Tensor
-    kept: Tensor
-    threshold: Tensor
-    """Relative score on which the token space ends."""
-    share: Tensor
-    """Weight of a token on the threshold."""
-
-
 class LogitGradient(NamedTuple):
-    """Gradient of a logit as a function of its relative score x; each number of shape [N].
+    """Gradient of a logit as a function of its relative score x; each number of shape [N, 1].
 
     exp2(x) * (constant + linear * x + w * (kept_constant + kept_linear * x)), and `onehot` more
     for the target. Terms that no output asks for are None and cost nothing.
@@ -65,7 +50,8 @@ class LogitGradient(NamedTuple):
             whole: The token space is the whole vocabulary.
             divided: A token on a threshold may have a weight below 1.
         """
-        logprob, entropy, clamped, kept = grads
+        saved = Saved(*(field[:, None] for field in saved))
+        logprob, entropy, clamped, kept = (None if g is None else g[:, None] for g in grads)
         if whole:  # the clamped entropy is the entropy, and the kept mass never moves
             asked = [grad for grad in (entropy, clamped) if grad is not None]
             entropy = sum(asked[1:], asked[0]) if asked else None
@@ -96,38 +82,49 @@ class LogitGradient(NamedTuple):
             share=saved.share if divided else None,
         )
 
-    def replace(self, scores: Tensor, at: slice, targets: Tensor, scratch: Tensor) -> None:
-        """Replace relative scores, [R, W], by the gradients of their logits.
+    def replace(self, scores: Tensor, at: slice, scratch: Tensor) -> None:
+        """Replace relative scores, [R, W], by the gradients of their logits, `onehot` aside.
 
         Args:
             scores: Scores of the tokens `at` in a tile of the vocabulary.
             at: The tokens.
-            targets: [R] target tokens, counted from the tile's first; some are outside.
             scratch: [2, at least R * W] room for two more matrices.
         """
-        first, second = (row[: scores.numel()].view(scores.shape) for row in scratch[:2])
-        factor = self.constant[at, None]
+        first, second = (row[: scores.numel()].view(scores.shape) for row in scratch)
+        factor = self.constant[at]
         if self.kept_constant is not None:
             weights = self._weights(scores, at, second)
             if self.kept_linear is not None:
-                torch.mul(scores, self.kept_linear[at, None], out=first)
-                factor = first.add_(self.kept_constant[at, None]).mul_(weights).add_(factor)
+                torch.mul(scores, self.kept_linear[at], out=first)
+                factor = first.add_(self.kept_constant[at]).mul_(weights).add_(factor)
             else:
-                factor = torch.mul(weights, self.kept_constant[at, None], out=first).add_(factor)
+                factor = torch.mul(weights, self.kept_constant[at], out=first).add_(factor)
         if self.linear is not None:
-            factor = torch.mul(scores, self.linear[at, None], out=second).add_(factor)
+            factor = torch.mul(scores, self.linear[at], out=second).add_(factor)
         scores.exp2_().mul_(factor)
-        if self.onehot is not None:
-            inside = (targets >= 0) & (targets < scores.shape[1])
-            column = targets.clamp(0, scores.shape[1] - 1)
-            scores.scatter_add_(1, column[:, None], (self.onehot[at] * inside)[:, None])
 
     def _weights(self, scores: Tensor, at: slice, out: Tensor) -> Tensor:
         """Weight of each token in the space: 0, 1, or the share on the threshold."""
         if self.share is None:
-            return torch.ge(scores, self.threshold[at, None], out=out)
-        torch.sub(scores, self.threshold[at, None], out=out)
-        return out.mul_(STEEP).add_(self.share[at, None]).clamp_(0.0, 1.0)
+            return torch.ge(scores, self.threshold[at], out=out)
+        torch.sub(scores, self.threshold[at], out=out)
+        return out.mul_(STEEP).add_(self.share[at]).clamp_(0.0, 1.0)
+
+    def at_targets(self, targets: Tensor, columns: slice) -> tuple[Tensor, Tensor] | None:
+        """Where in a tile the targets are, and what their logits' gradients have in addition.
+
+        Args:
+            targets: [N] tokens.
+            columns: The tile's part of the vocabulary.
+
+        Returns:
+            Columns inside the tile and values, 0 for a target outside; both [N, 1].
+        """
+        if self.onehot is None:
+            return None
+        inside = (targets >= columns.start) & (targets < columns.stop)
+        column = (targets - columns.start).clamp_(0, columns.stop - columns.start - 1)
+        return column[:, None], self.onehot * inside[:, None]
 
 
 class GradientSums:
@@ -154,7 +151,8 @@ class GradientSums:
                 hidden.shape, dtype=hidden.dtype if self.one_column else dtype
             )
         if needed[1]:
-            self.weight = weight.new_empty(weight.shape)
+            make = weight.new_empty if len(hidden) else weight.new_zeros
+            self.weight = make(weight.shape)
             if not self.one_chunk:
                 width = min(len(weight), tiles.vocabulary)
                 self.partial = weight.new_empty((weight.shape[1], width), dtype=dtype)

@@ -40,13 +40,13 @@ def is_whole(space: Space, size: int) -> bool:
     return isinstance(space, FullSpace)
 
 
-def cut(space: Space, scores: Tensor, masses: Tensor) -> Cut | None:
+def cut(space: Space, scores: Tensor, workspace: Tensor | None = None) -> Cut | None:
     """Find the token space of each row.
 
     Args:
         space: Token space.
-        scores: [R, V] base-2 logarithms of `masses`, the row's maximum 0.
-        masses: [R, V] probabilities, up to a factor a row: 1 for the most likely token.
+        scores: [R, V] base-2 logarithms of the probabilities, the row's maximum 0.
+        workspace: [2, at least R * V] bool that may be overwritten.
 
     Returns:
         The cut, or None where the space is the whole vocabulary.
@@ -55,27 +55,27 @@ def cut(space: Space, scores: Tensor, masses: Tensor) -> Cut | None:
     if is_whole(space, size):
         return None
     if isinstance(space, RankFraction):
-        return _keep_most_likely(scores, size - int(space.drop * size))
+        return _keep_most_likely(scores, size - int(space.drop * size), workspace)
     if isinstance(space, TopK):
-        return _keep_most_likely(scores, space.k)
+        return _keep_most_likely(scores, space.k, workspace)
     if isinstance(space, Nucleus):
-        return _keep_mass(scores, masses, space.mass)
+        return _keep_mass(scores, space.mass)
     if isinstance(space, MinP):
         return _keep_above(scores, math.log2(space.epsilon))
     raise TypeError(f"unknown token space {space!r}")
 
 
-def _keep_most_likely(scores: Tensor, kept: int) -> Cut:
+def _keep_most_likely(scores: Tensor, kept: int, workspace: Tensor | None) -> Cut:
     """Keep that many tokens of each row."""
-    ranked = kth_smallest(scores, scores.shape[1] - kept)
+    ranked = kth_smallest(scores, scores.shape[1] - kept, workspace)
     places = (kept - ranked.above).to(scores.dtype)
     return Cut(ranked.value, places / ranked.tied, places)
 
 
-def _keep_mass(scores: Tensor, masses: Tensor, mass: float) -> Cut:
+def _keep_mass(scores: Tensor, mass: float) -> Cut:
     """Keep the smallest set of most likely tokens whose probability reaches `mass`."""
-    ordered, order = torch.sort(scores, dim=1, descending=True)
-    reached = torch.gather(masses, 1, order).cumsum(1, dtype=torch.float64)
+    ordered = torch.sort(scores, dim=1, descending=True).values
+    reached = torch.exp2(ordered).cumsum(1, dtype=torch.float64)
     kept = (reached < mass * reached[:, -1:]).sum(1, keepdim=True) + 1
     threshold = torch.gather(ordered, 1, kept - 1)
     places = (kept - (ordered > threshold).sum(1, keepdim=True))[:, 0].to(scores.dtype)
@@ -86,5 +86,6 @@ def _keep_mass(scores: Tensor, masses: Tensor, mass: float) -> Cut:
 def _keep_above(scores: Tensor, threshold: float) -> Cut:
     """Keep the tokens whose score reaches the threshold."""
     column = scores.new_full((scores.shape[0],), threshold)
-    tied = (scores == threshold).sum(1).to(scores.dtype)
-    return Cut(column, torch.ones_like(column), tied)
+    # Just below the threshold no token ties, and none need be counted.
+    below = torch.nextafter(column, torch.full_like(column, -math.inf))
+    return Cut(below, torch.ones_like(column), torch.zeros_like(column))

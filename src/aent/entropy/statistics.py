@@ -24,14 +24,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aent.config.method import FullSpace, Space
-from aent.entropy.gradients import GradientSums, LogitGradient, Saved
-from aent.entropy.spaces import Cut, cut, is_whole
+from aent.entropy.gradients import GradientSums, LogitGradient
+from aent.entropy.reduction import Reduction, Saved
+from aent.entropy.spaces import is_whole
 from aent.entropy.tiles import LN2, Scores, Tiles, default_tiles, spans
 
 MIN_TOKENS = 8
 """Fewer tokens are padded: see `spans`."""
-FLOOR = {torch.float32: -100.0, torch.float64: -900.0}
-"""Smallest score in bits: no probability is denormal or 0, so that 0 * inf cannot occur."""
 
 
 class TokenStatistics(NamedTuple):
@@ -144,21 +143,16 @@ class _TokenStatistics(torch.autograd.Function):
         count, size = hidden.shape[0], weight.shape[0]
         saved = Saved(*(hidden.new_empty(count, dtype=head.dtype) for _ in Saved._fields))
         logprob = torch.empty_like(saved.entropy)
-        height = max(1, tiles.cached // size)
+        reduction = Reduction(head, space, tiles)
         buffer = head.buffer(min(tiles.rows, count), size)
-        scratch = hidden.new_empty((3, min(height, tiles.rows, count) * size), dtype=head.dtype)
         for chunk in spans(count, tiles.rows):
             tile = head.tile(chunk, slice(0, size), buffer)
-            for part in spans(len(tile), height):
+            for part in spans(len(tile), reduction.part_rows):
                 at = slice(chunk.start + part.start, chunk.start + part.stop)
-                scores = head.widen(tile[part], scratch[2])
-                chosen = scores.gather(1, targets[at, None])[:, 0]
-                saved.maximum[at] = scores.amax(1)
-                head.relative(scores, saved.maximum[at], FLOOR[head.dtype])
-                for field, value in zip(saved[1:], _reduce(scores, scratch, space), strict=True):
+                chosen, reduced = reduction.reduce(tile[part], targets[at])
+                logprob[at] = chosen * LN2 - reduced.log_total
+                for field, value in zip(saved, reduced, strict=True):
                     field[at] = value
-                bits = (chosen - saved.maximum[at]) * head.outer_scale
-                logprob[at] = bits * LN2 - saved.log_total[at]
         ctx.save_for_backward(hidden, weight, bias, targets, *saved)
         ctx.temperature, ctx.tiles = temperature, tiles
         ctx.whole = is_whole(space, size)
@@ -178,55 +172,25 @@ class _TokenStatistics(torch.autograd.Function):
             saved, grads, temperature=ctx.temperature, whole=ctx.whole, divided=ctx.divided
         )
         sums = GradientSums(hidden, weight, ctx.needs_input_grad[:3], ctx.tiles, head.dtype)
-        tiles, size = ctx.tiles, weight.shape[0]
-        height, width = min(tiles.tokens, len(hidden)), min(tiles.vocabulary, size)
+        count, size, tiles = len(hidden), len(weight), ctx.tiles
+        height, width = min(tiles.tokens, count), min(tiles.vocabulary, size)
         buffer = head.buffer(height, width)
-        step = max(1, tiles.cached // width)
-        scratch = hidden.new_empty((3, min(step, height) * width), dtype=head.dtype)
+        step = min(max(1, tiles.cached // width), height)
+        scratch = hidden.new_empty((3, step * width), dtype=head.dtype)
+        maximum = saved.maximum[:, None]
         for columns in spans(size, tiles.vocabulary):
-            for chunk in spans(len(hidden), tiles.tokens):
+            chosen = gradient.at_targets(targets, columns)
+            for chunk in spans(count, tiles.tokens):
                 tile = head.tile(chunk, columns, buffer)
                 for part in spans(len(tile), step):
                     at = slice(chunk.start + part.start, chunk.start + part.stop)
                     scores = head.widen(tile[part], scratch[2])
-                    head.relative(scores, saved.maximum[at], FLOOR[head.dtype])
-                    gradient.replace(scores, at, targets[at] - columns.start, scratch)
-                    if scores.data_ptr() != tile[part].data_ptr():
+                    head.relative(scores, maximum[at])
+                    gradient.replace(scores, at, scratch[:2])
+                    if chosen is not None:
+                        scores.scatter_add_(1, chosen[0][at], chosen[1][at])
+                    if not head.wide:
                         tile[part] = scores
                 sums.add(tile, chunk, columns)
             sums.close(columns)
         return (*sums.results(), None, None, None, None)
-
-
-def _reduce(scores: Tensor, scratch: Tensor, space: Space) -> tuple[Tensor, ...]:
-    """Reduce rows of relative scores, [R, V], to the fields of `Saved` after the maximum.
-
-    Overwrites the scores and the first two rows of the scratch.
-    """
-    masses, products = (row[: scores.numel()].view(scores.shape) for row in scratch[:2])
-    torch.exp2(scores, out=masses)
-    total = masses.sum(1)
-    log_total = total.log()
-    torch.mul(masses, scores, out=products)
-    entropy = log_total - LN2 * products.sum(1) / total
-    found = cut(space, scores, masses)
-    if found is None:
-        one = torch.ones_like(total)
-        return log_total, entropy, entropy, one, torch.full_like(total, -math.inf), one
-    kept, weighted = _kept_sums(scores, masses, products, found)
-    clamped = kept.log() - LN2 * weighted / kept
-    return log_total, entropy, clamped, kept / total, found.threshold, found.share
-
-
-def _kept_sums(
-    scores: Tensor, masses: Tensor, products: Tensor, found: Cut
-) -> tuple[Tensor, Tensor]:
-    """Sum masses and masses times scores over the space; overwrites all three matrices.
-
-    Tokens on the threshold are added as one term: taking a share of many away again from a sum
-    that holds them all would cancel.
-    """
-    above = torch.gt(scores, found.threshold[:, None], out=scores)
-    tied = found.places * torch.exp2(found.threshold)
-    kept = masses.mul_(above).sum(1) + tied
-    return kept, products.mul_(above).sum(1) + tied * found.threshold

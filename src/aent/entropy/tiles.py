@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 LN2 = math.log(2.0)
+FLOOR = {torch.float32: -100.0, torch.float64: -900.0}
+"""Smallest relative score: no probability is denormal or 0, so that 0 * inf cannot occur."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Tiles:
     """Tokens of a tile of the backward pass."""
     vocabulary: int
     """Vocabulary entries of a tile of the backward pass."""
+    selected: int
+    """Logits among which ranks are selected at once: enough to hide the cost of a call."""
     cached: int
     """Logits that the elementwise work touches at once, so that they stay in a core's cache."""
 
@@ -30,12 +34,12 @@ def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
     """Choose the tiles: on a CPU at most 80 MB of float32 logits, on others 512 MB."""
     if device.type != "cpu":
         rows = max(16, (1 << 27) // vocabulary)
-        return Tiles(rows=rows, tokens=4096, vocabulary=32768, cached=1 << 27)
+        return Tiles(rows, tokens=4096, vocabulary=32768, selected=1 << 27, cached=1 << 27)
     if vocabulary <= 8192:
         rows = max(16, (1 << 20) // vocabulary)
-        return Tiles(rows=rows, tokens=rows, vocabulary=vocabulary, cached=1 << 20)
+        return Tiles(rows, tokens=rows, vocabulary=vocabulary, selected=1 << 20, cached=1 << 17)
     rows = max(16, 20_000_000 // vocabulary)
-    return Tiles(rows=rows, tokens=1024, vocabulary=8192, cached=1 << 20)
+    return Tiles(rows, tokens=1024, vocabulary=8192, selected=1 << 20, cached=1 << 17)
 
 
 def spans(total: int, step: int) -> Iterator[slice]:
@@ -89,9 +93,9 @@ class Scores:
         """Return rows of a tile in the dtype of the sums: themselves, or a copy in `scratch`."""
         return tile if self.wide else scratch[: tile.numel()].view(tile.shape).copy_(tile)
 
-    def relative(self, scores: Tensor, maximum: Tensor, floor: float) -> Tensor:
-        """Shift rows to a maximum of 0, in place, and lift what lies below the floor onto it."""
-        scores.sub_(maximum[:, None])
+    def relative(self, scores: Tensor, maximum: Tensor) -> Tensor:
+        """Shift rows by their maximum, [R, 1], and lift what is below the floor onto it, in place."""
+        scores.sub_(maximum)
         if self.outer_scale != 1.0:
             scores.mul_(self.outer_scale)
-        return scores.clamp_(min=floor)
+        return scores.clamp_(min=FLOOR[self.dtype])
