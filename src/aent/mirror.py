@@ -84,6 +84,7 @@ class Store:
         # A server that is gone must not hold a job for the minutes of MLflow's own patience.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         from mlflow.tracking import MlflowClient  # takes two seconds: not before it is needed
 
         self.artifacts = artifacts

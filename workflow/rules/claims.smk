@@ -8,6 +8,7 @@ if study.claims:
         input:
             scores=score_files(study.claims_runs()),
             metrics=metric_files(study.claims_runs()),
+            mdp=mdp_files(),
         output:
             csv=report(
                 f"{RESULTS}/claims.csv",
@@ -21,14 +22,13 @@ if study.claims:
         benchmark:
             f"{RESULTS}/benchmarks/claims.tsv"
         conda:
-            "aent"
+            "../envs/aent.yml"
         threads: 1
         resources:
             mem_mb=1000,
             runtime=20,
         params:
-            definition=study.claims.model_dump(mode="json")
-            | captions(study.claims_runs()),
+            definition=study.claims.model_dump(mode="json") | captions(study.claims_runs()),
         message:
             "Judge the paper's claims by our runs"
         script:

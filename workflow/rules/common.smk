@@ -1,5 +1,6 @@
 """The checked configuration, paths, and what rules take from them. No rules here."""
 
+import os
 import re
 import subprocess
 import sys
@@ -32,6 +33,11 @@ def read_study():
 
 
 study = read_study()
+
+# Jobs say themselves how far they are; a log file is no place for progress bars.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 RESULTS = str(study.results)
 RUNS = study.runs()
 SETTINGS = list(dict.fromkeys(run.setting_name for run in RUNS))
@@ -83,9 +89,12 @@ def batches(setting):
 
 def recipe_of(setting):
     """Function of the wildcards: all that the training's result depends on."""
-    return lambda wildcards: study.run(
-        setting, wildcards.method, int(wildcards.seed)
-    ).recipe
+    return lambda wildcards: study.run(setting, wildcards.method, int(wildcards.seed)).recipe
+
+
+def memory_of(setting):
+    """Function of the attempt: a job that ran out of memory is tried again with more."""
+    return lambda wildcards, attempt: study.settings[setting].trainer.memory_mb * attempt
 
 
 def evaluation_of(setting):
@@ -93,9 +102,7 @@ def evaluation_of(setting):
     part = study.settings[setting]
     return {
         "prompt": part.prompt.model_dump(mode="json"),
-        "evaluation": part.evaluation.model_dump(
-            mode="json", exclude={"checkpoints_per_job"}
-        ),
+        "evaluation": part.evaluation.model_dump(mode="json", exclude={"checkpoints_per_job"}),
     }
 
 
@@ -107,14 +114,10 @@ def caption(setting):
 def captions(runs):
     """Names and numbers that tables, figures and claims take from the configuration."""
     settings = dict.fromkeys(run.setting_name for run in runs)
-    benchmarks = dict.fromkeys(
-        name for setting in settings for name in benchmarks_of(setting)
-    )
+    benchmarks = dict.fromkeys(name for setting in settings for name in benchmarks_of(setting))
     return {
         "settings": {name: caption(study.settings[name]) for name in settings},
-        "methods": {
-            f"{run.setting_name}/{run.method_name}": run.method.title for run in runs
-        },
+        "methods": {f"{run.setting_name}/{run.method_name}": run.method.title for run in runs},
         "benchmarks": {name: study.problems[name].title for name in benchmarks},
         "sweeps": {name: sweep.label for name, sweep in study.sweeps.items()},
     }
@@ -141,6 +144,10 @@ def definition(wildcards):
     return drawn.model_dump(mode="json") | captions(study.runs_of(drawn))
 
 
+def mdp_files():
+    return [f"{RESULTS}/mdp/values.parquet"] if study.mdp else []
+
+
 def table_files():
     return expand(
         f"{RESULTS}/tables/{{table}}.{{kind}}",
@@ -152,14 +159,12 @@ def table_files():
 def figure_files():
     names = [*(["figure1"] if study.mdp else []), *study.figures]
     return expand(
-        f"{RESULTS}/figures/{{figure}}.{{kind}}", figure=names, kind=["svg", "pdf"]
+        f"{RESULTS}/figures/{{figure}}.{{kind}}", figure=names, kind=["svg", "pdf", "png"]
     )
 
 
 def claim_files():
-    return (
-        [f"{RESULTS}/claims.{kind}" for kind in ("csv", "md")] if study.claims else []
-    )
+    return [f"{RESULTS}/claims.{kind}" for kind in ("csv", "md")] if study.claims else []
 
 
 def tracking_files():
@@ -176,10 +181,6 @@ def create_tracking_store():
     if uri is None:
         return
     command = [sys.executable, f"{workflow.basedir}/workflow/scripts/create_store.py"]
-    done = subprocess.run(
-        [*command, uri, f"{RESULTS}/mlflow/artifacts", *SETTINGS], check=False
-    )
+    done = subprocess.run([*command, uri, f"{RESULTS}/mlflow/artifacts", *SETTINGS], check=False)
     if done.returncode:
-        logger.warning(
-            f"MLflow's store {uri} could not be created; runs go on without it"
-        )
+        logger.warning(f"MLflow's store {uri} could not be created; runs go on without it")

@@ -18,10 +18,10 @@ for setting in SETTINGS:
         benchmark:
             f"{RESULTS}/benchmarks/evaluate/{setting}/base.tsv"
         conda:
-            "aent"
+            "../envs/aent.yml"
         threads: study.settings[setting].trainer.threads
         resources:
-            mem_mb=study.settings[setting].trainer.memory_mb,
+            mem_mb=memory_of(setting),
             runtime=study.settings[setting].trainer.runtime_minutes,
             gpu=min(1, study.settings[setting].trainer.gpus),
         params:
@@ -62,10 +62,10 @@ for setting in SETTINGS:
                 method=one_of(methods_of(setting)),
                 seed=r"-?\d+",
             conda:
-                "aent"
+                "../envs/aent.yml"
             threads: study.settings[setting].trainer.threads
             resources:
-                mem_mb=study.settings[setting].trainer.memory_mb,
+                mem_mb=memory_of(setting),
                 runtime=study.settings[setting].trainer.runtime_minutes,
                 gpu=min(1, study.settings[setting].trainer.gpus),
             params:
@@ -88,7 +88,7 @@ rule collect_scores:
     benchmark:
         f"{RESULTS}/benchmarks/collect_scores.tsv"
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -14,6 +14,7 @@ rule draw_figure:
             labels={"figure": "{figure}"},
         ),
         pdf=f"{RESULTS}/figures/{{figure}}.pdf",
+        png=f"{RESULTS}/figures/{{figure}}.png",
     log:
         f"{RESULTS}/logs/figures/{{figure}}.log",
     benchmark:
@@ -21,7 +22,7 @@ rule draw_figure:
     wildcard_constraints:
         figure=one_of(study.figures),
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1000,

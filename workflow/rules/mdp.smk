@@ -10,7 +10,7 @@ rule simulate_mdp:
     benchmark:
         f"{RESULTS}/benchmarks/mdp/simulate.tsv"
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: study.mdp.threads if study.mdp else 1
     resources:
         mem_mb=lambda wildcards, threads: 1000 * threads,
@@ -34,12 +34,13 @@ rule draw_mdp:
             labels={"figure": "figure1"},
         ),
         pdf=f"{RESULTS}/figures/figure1.pdf",
+        png=f"{RESULTS}/figures/figure1.png",
     log:
         f"{RESULTS}/logs/figures/figure1.log",
     benchmark:
         f"{RESULTS}/benchmarks/figures/figure1.tsv"
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1000,

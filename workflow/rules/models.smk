@@ -1,6 +1,4 @@
-SCRATCH = [
-    name for name, model in study.models.items() if isinstance(model, ScratchModel)
-]
+SCRATCH = [name for name, model in study.models.items() if isinstance(model, ScratchModel)]
 
 
 localrules:
@@ -22,15 +20,13 @@ rule create_model:
     wildcard_constraints:
         model=one_of(SCRATCH),
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: lambda wildcards: study.models[wildcards.model].warm_start.threads
     resources:
         mem_mb=2000,
         runtime=60,
     params:
-        definition=lambda wildcards: study.models[wildcards.model].model_dump(
-            mode="json"
-        ),
+        definition=lambda wildcards: study.models[wildcards.model].model_dump(mode="json"),
     message:
         "Build the base model {wildcards.model} and warm it up on worked solutions"
     script:
@@ -47,15 +43,13 @@ rule fetch_model:
     wildcard_constraints:
         model=one_of(set(study.models) - set(SCRATCH)),
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=240,
     params:
-        definition=lambda wildcards: study.models[wildcards.model].model_dump(
-            mode="json"
-        ),
+        definition=lambda wildcards: study.models[wildcards.model].model_dump(mode="json"),
     message:
         "Fetch the base model {wildcards.model}"
     script:

@@ -12,15 +12,13 @@ rule prepare_problems:
     wildcard_constraints:
         problems=one_of(study.problems),
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=60,
     params:
-        definition=lambda wildcards: study.problems[wildcards.problems].model_dump(
-            mode="json"
-        ),
+        definition=lambda wildcards: study.problems[wildcards.problems].model_dump(mode="json"),
     message:
         "Prepare the problems {wildcards.problems}"
     script:

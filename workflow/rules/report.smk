@@ -8,6 +8,9 @@ rule write_report:
         figures=figure_files(),
         claims=claim_files(),
         scores=f"{RESULTS}/scores.parquet",
+        models=[f"{RESULTS}/models/{model}.json" for model in SCRATCH],
+        runs=[f"{folder(run)}/run.json" for run in RUNS],
+        metrics=metric_files(RUNS),
     output:
         report(
             f"{RESULTS}/report.html",
@@ -20,11 +23,14 @@ rule write_report:
     benchmark:
         f"{RESULTS}/benchmarks/report.tsv"
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=20,
+    params:
+        definition=study.model_dump(mode="json", include={"tables", "figures", "claims"}),
+        captions=captions(RUNS),
     message:
         "Write the report"
     script:

@@ -22,7 +22,7 @@ rule write_table:
     wildcard_constraints:
         table=one_of(study.tables),
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1000,

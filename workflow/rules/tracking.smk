@@ -17,7 +17,7 @@ rule mirror_results:
     benchmark:
         f"{RESULTS}/benchmarks/mirror_results.tsv"
     conda:
-        "aent"
+        "../envs/aent.yml"
     threads: 1
     resources:
         mem_mb=1000,

@@ -13,9 +13,7 @@ for setting in SETTINGS:
             run=f"{RESULTS}/{setting}/{{method}}/seed{{seed}}/run.json",
             completions=f"{RESULTS}/{setting}/{{method}}/seed{{seed}}/completions.parquet",
             checkpoints=[
-                directory(
-                    f"{RESULTS}/{setting}/{{method}}/seed{{seed}}/checkpoints/step-{step}"
-                )
+                directory(f"{RESULTS}/{setting}/{{method}}/seed{{seed}}/checkpoints/step-{step}")
                 for step in study.settings[setting].trainer.checkpoint_steps
             ],
         log:
@@ -26,10 +24,10 @@ for setting in SETTINGS:
             method=one_of(methods_of(setting)),
             seed=r"-?\d+",
         conda:
-            "aent"
+            "../envs/aent.yml"
         threads: study.settings[setting].trainer.threads
         resources:
-            mem_mb=study.settings[setting].trainer.memory_mb,
+            mem_mb=memory_of(setting),
             runtime=study.settings[setting].trainer.runtime_minutes,
             gpu=study.settings[setting].trainer.gpus,
         params:

@@ -1,7 +1,5 @@
 """Collect the scores of all checkpoints in one table."""
 
-from snakemake.script import snakemake
-
 from aent.analysis.scores import collect_scores
 from aent.logs import configure_logging
 

@@ -4,8 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.config import parse
 from aent.logs import configure_logging
 from aent.pretrain import warm_start
@@ -14,14 +12,7 @@ from aent.problems import read_problems
 configure_logging(snakemake.log[0])
 model = parse(snakemake.config).models[snakemake.wildcards.model]
 
-
-def show(step: int, steps: int, loss: float) -> None:
-    """Say now and then how far the warm start is."""
-    if step % max(1, steps // 20) == 0:
-        logging.info("%s step %d of %d, loss %.3f", snakemake.wildcards.model, step, steps, loss)
-
-
 problems = read_problems(Path(snakemake.input.problems[0]))
-metrics = warm_start(model, problems, Path(snakemake.output.model), show)
+metrics = warm_start(model, problems, Path(snakemake.output.model))
 logging.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 Path(snakemake.output.metrics).write_text(json.dumps(metrics, indent=2) + "\n")

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.analysis.figures import curves_figure, save_figure, sweep_figure
 from aent.analysis.scores import collect_scores, read_metrics
 from aent.config import parse

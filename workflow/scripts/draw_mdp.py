@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-from snakemake.script import snakemake
 
 from aent.analysis.figures import mdp_figure, save_figure
 from aent.config import parse

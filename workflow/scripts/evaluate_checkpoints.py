@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from snakemake.script import snakemake
 
 from aent.config import parse
 from aent.evaluation import evaluate_checkpoint

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.config import parse
 from aent.fetch import fetch_model
 from aent.logs import configure_logging

@@ -4,8 +4,6 @@ import json
 import logging
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.logs import configure_logging
 from aent.tracking import create_store, log_artifacts, log_scores, mirror_run
 

@@ -3,8 +3,6 @@
 import logging
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.config import parse
 from aent.logs import configure_logging
 from aent.problems import load_problems, write_problems

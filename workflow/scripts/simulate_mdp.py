@@ -1,7 +1,5 @@
 """Simulate the synthetic decision problem of Figure 1."""
 
-from snakemake.script import snakemake
-
 from aent.config import parse
 from aent.logs import configure_logging
 from aent.mdp import simulate

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.config import parse
 from aent.logs import configure_logging
 from aent.tracking import tracking_uri

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.analysis.report import write_report
 from aent.config import parse
 from aent.logs import configure_logging

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from snakemake.script import snakemake
-
 from aent.analysis.scores import collect_scores, read_metrics
 from aent.analysis.tables import scores_table, time_table, write_table
 from aent.config import parse

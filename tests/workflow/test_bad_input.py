@@ -1,0 +1,140 @@
+"""Bad input stops in seconds, names the place, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aent.config import ConfigError, parse
+from aent.inputs import check_inputs
+
+ROOT = Path(__file__).parents[2]
+TOY = yaml.safe_load((ROOT / "tests/config.yaml").read_text())
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The toy configuration with the value at a path such as `methods/aent/title` replaced."""
+    data = json.loads(json.dumps(TOY))  # YAML's aliases would change both settings
+    part = data
+    *parents, last = path.split("/")
+    for key in parents:
+        part = part.setdefault(key, {})
+    part[last] = value
+    return data
+
+
+def pretrained(path: str) -> dict[str, Any]:
+    return changed("models/tiny", {"kind": "pretrained", "path": path})
+
+
+def problem_file(path: str) -> dict[str, Any]:
+    return changed("problems/easy", {"kind": "file", "path": path})
+
+
+BAD = {
+    "unknown method": (
+        changed("tables/table1/methods", ["grpo", "gpro"]),
+        ["tables.table1.methods", "unknown 'gpro'", "'grpo'"],
+    ),
+    "wrong key": (
+        changed("settings/toy/trainer/learning_rat", 1),
+        ["settings.toy.trainer.learning_rat", "not permitted", "(given: 1)"],
+    ),
+    "wrong type": (
+        changed("settings/toy/trainer/steps", "many"),
+        ["settings.toy.trainer.steps", "integer", "(given: 'many')"],
+    ),
+    "box with min above max": (
+        changed("methods/aent/entropy/coefficient/min", 0.5),
+        ["methods.aent in settings.toy", "entropy.coefficient", "min 0.5 exceeds max 0.045"],
+    ),
+    "clamping percentage of one": (
+        changed("methods/aent/entropy/space/drop", 1.0),
+        ["methods.aent in settings.toy", "entropy.space", "drop", "less than 1", "(given: 1.0)"],
+    ),
+    "negative clamping percentage in a sweep": (
+        changed("sweeps/aent-drop/values", [-0.1]),
+        ["sweeps.aent-drop (value -0.1)", "drop", "greater than or equal to 0"],
+    ),
+    "missing problem file": (
+        problem_file("absent.jsonl"),
+        ["problems.easy.path", "absent.jsonl"],
+    ),
+    "empty problem file": (
+        problem_file("nothing.jsonl"),
+        ["problems.easy.path", "nothing.jsonl", "empty"],
+    ),
+    "record without an answer": (
+        problem_file("unanswered.jsonl"),
+        ["problems.easy.path", "unanswered.jsonl", "answer", "2"],
+    ),
+    "missing model directory": (
+        pretrained("./absent"),
+        ["models.tiny.path", "./absent", "no such directory"],
+    ),
+    "model directory without a model": (
+        pretrained("./folder"),
+        ["models.tiny.path", "./folder", "config.json"],
+    ),
+}
+
+
+# One of each kind through Snakemake, which takes seconds to start; all of them in this process.
+THROUGH_SNAKEMAKE = ["unknown method", "box with min above max", "record without an answer"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder with the files that the bad configurations name."""
+    (tmp_path / "nothing.jsonl").write_text("")
+    records = [{"problem": "1 + 1", "answer": "2"}, {"problem": "1 + 2"}]
+    (tmp_path / "unanswered.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "folder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_message_names_the_place(name, folder):
+    data, expected = BAD[name]
+    with pytest.raises(ConfigError) as caught:
+        check_inputs(parse(data))
+    for text in expected:
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("name", THROUGH_SNAKEMAKE)
+def test_stops_before_anything_runs(name, snakemake, folder):
+    data, expected = BAD[name]
+    (folder / "bad.yaml").write_text(yaml.safe_dump(data))
+    start = time.monotonic()
+    done = snakemake("--cores", "1", "--configfile", str(folder / "bad.yaml"), folder=folder)
+    assert done.returncode != 0
+    for text in expected:
+        assert text in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (folder / "results").exists()
+    assert time.monotonic() - start < 30
+
+
+def test_every_problem_of_a_file_is_told_at_once():
+    data = changed("settings/toy/trainer/steps", 0)
+    data["settings"]["toy"]["rollout"]["temperature"] = 0
+    with pytest.raises(ConfigError) as caught:
+        parse(data)
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "settings.toy.rollout.temperature",
+        "settings.toy.trainer.steps",
+    ]
+
+
+def test_good_inputs_pass(folder):
+    (folder / "good.jsonl").write_text(json.dumps({"problem": "1 + 1", "answer": "2"}))
+    check_inputs(parse(problem_file("good.jsonl")))
+    check_inputs(parse(pretrained("owner/name")))  # on the hub: not looked at
