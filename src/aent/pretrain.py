@@ -199,23 +199,28 @@ def completion_loss(model: PreTrainedModel, batch: list[Pair]) -> Tensor:
 
 
 def batches(examples: list[Example], warm: WarmStart) -> Iterator[list[Pair]]:
-    """Endless batches of prompts and demonstrations, decided by the warm start's seed.
+    """The batches of all steps, prompts with demonstrations, decided by the warm start's seed.
 
     Each pass takes all examples in a fresh order and draws what is shown of each. Batches hold
     rows of similar length, which saves a third of the padding.
     """
     rng = random.Random(warm.seed)
-    window = warm.batch * _WINDOW
-    while True:
-        order = rng.sample(examples, len(examples))
-        for start in range(0, len(order), window):
-            pairs = [
-                (example.prompt, _demonstration(example, rng, warm.demonstrations))
-                for example in order[start : start + window]
-            ]
-            pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
-            cut = [pairs[n : n + warm.batch] for n in range(0, len(pairs), warm.batch)]
-            yield from rng.sample(cut, len(cut))
+    mixed_from = round(warm.demonstrations.full_first * warm.steps)
+    order: list[Example] = []
+    done = 0
+    while done < warm.steps:
+        pairs = []
+        for n in range(_WINDOW * warm.batch):
+            if not order:
+                order = rng.sample(examples, len(examples))
+            example = order.pop()
+            mixed = done + n // warm.batch >= mixed_from
+            shown = _demonstration(example, rng, warm.demonstrations) if mixed else example.full
+            pairs.append((example.prompt, shown))
+        pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
+        cut = [pairs[n : n + warm.batch] for n in range(0, len(pairs), warm.batch)]
+        yield from rng.sample(cut, len(cut))
+        done += _WINDOW
 
 
 def _demonstration(example: Example, rng: random.Random, shares: Demonstrations) -> list[int]:

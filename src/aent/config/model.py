@@ -17,6 +17,8 @@ class Demonstrations(Strict):
     """Worked to the end."""
     partial: float = Field(default=0.30, ge=0, le=1)
     """Cut after any step but the last, boxing the running value: what RL can unlearn."""
+    full_first: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps, at the start, that show full solutions only: skill before habits."""
 
     @model_validator(mode="after")
     def _shares(self) -> Demonstrations:
