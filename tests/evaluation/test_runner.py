@@ -1,0 +1,242 @@
+"""Evaluation through lighteval: hand-computed scores, real benchmarks, its metrics as oracles."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from aent.config import Setting
+from aent.config.data import SyntheticProblems
+from aent.config.model import ScratchModel
+from aent.evaluation import runner
+from aent.evaluation.model import RolloutModel, SampledResponse
+from aent.evaluation.tasks import SampledCorrectness, make_task
+from aent.models import build_tokenizer, create_model, save_model
+from aent.problems import load_problems
+from aent.problems.record import Problem, read_problems, write_problems
+from aent.rewards import Verifier
+from aent.rollout.engine import Rollouts
+
+REAL = Path(os.environ.get("AENT_BENCHMARKS", Path(__file__).parents[3] / "shared" / "benchmarks"))
+NAMES = ["math_500", "aime24", "amc23", "minerva", "olympiadbench"]
+needs_real = pytest.mark.skipif(
+    not REAL.is_dir(), reason=f"the real benchmark files are not at {REAL}; set AENT_BENCHMARKS"
+)
+
+
+def _setting(**evaluation):
+    return Setting.model_validate(
+        {"model": "m", "problems": "p", "evaluation": {"benchmarks": ["b"], **evaluation}}
+    )
+
+
+class Scripted:
+    """An engine and tokenizer that give prepared texts, problem by problem."""
+
+    def __init__(self, texts, cut=()):
+        self.texts, self.cut = texts, set(cut)
+
+    def generate(self, prompts, sampling, generator):
+        rows = len(prompts) * sampling.samples
+        ids = torch.arange(rows)[:, None]  # a row's token is its own number
+        self.order = [prompt[0] for prompt in prompts for _ in range(sampling.samples)]
+        return Rollouts(
+            prompt_ids=ids,
+            prompt_mask=torch.ones(rows, 1).bool(),
+            response_ids=ids,
+            response_mask=torch.ones(rows, 1).bool(),
+            logprobs=torch.zeros(rows, 1),
+            truncated=torch.tensor(
+                [(p, i % sampling.samples) in self.cut for i, p in enumerate(self.order)]
+            ),
+        )
+
+    def batch_decode(self, rows, **_):
+        samples = len(rows) // len(set(self.order))
+        return [self.texts[self.order[row[0]]][row[0] % samples] for row in rows]
+
+
+def _score(problems, texts, setting, cut=()):
+    """Scores and details of prepared texts, a list a problem."""
+    engine = Scripted(texts, cut)
+    number = {problem.problem: i for i, problem in enumerate(problems)}
+    model = RolloutModel(engine, engine, lambda text: [number[text]], setting.evaluation, 9999)
+    with Verifier() as verifier:
+        metric = SampledCorrectness(verifier, setting.evaluation.samples)
+        return runner.score(model, {"b": make_task("b", problems, metric)}, metric, setting)
+
+
+def test_scores_by_hand():
+    problems = [Problem(str(i), f"q{i}", str(i)) for i in range(4)]
+    right, wrong = [f"so \\boxed{{{i}}}" for i in range(4)], "so \\boxed{77}"
+    texts = [
+        [right[0]] * 4,  # 1, passes
+        [right[1], wrong, wrong, "no box"],  # 1/4, passes
+        [wrong] * 4,  # 0
+        [right[3], right[3], wrong, wrong],  # one of the right ones is cut: 1/4, passes
+    ]
+    scores, details = _score(problems, texts, _setting(samples=4), cut=[(3, 0)])
+    result = scores["b"]
+    values = np.array([1, 0.25, 0, 0.25])
+    assert result["average"] == pytest.approx(0.375)
+    assert result["average_stderr"] == pytest.approx(values.std(ddof=1) / 2)
+    assert result["pass"] == pytest.approx(0.75)
+    assert result["pass_stderr"] == pytest.approx(0.25)  # sd of (1,1,0,1) is 1/2
+    assert (result["problems"], result["samples"], result["unparsed"]) == (4, 4, 1)
+    assert result["truncated_fraction"] == pytest.approx(1 / 16)
+    assert details.groupby("problem_id")["correct"].sum().to_dict() == {
+        "0": 4,
+        "1": 1,
+        "2": 0,
+        "3": 1,
+    }
+
+
+def test_lighteval_metrics_agree():
+    """lighteval's avg@n and pass@k, given our verifier as the judge of one sample."""
+    from lighteval.metrics.metrics_sample import AvgAtN, PassAtK
+    from lighteval.tasks.requests import Doc
+
+    doc = Doc(query="q", choices=["7"], gold_index=0, task_name="t")
+    doc.id = "0"
+    with Verifier() as verifier:
+
+        def judge(doc, model_response):
+            return verifier.score(model_response.text, doc.get_golds())[0].score
+
+        for right in range(5):
+            texts = ["\\boxed{7}"] * right + ["\\boxed{8}"] * (4 - right)
+            response = SampledResponse(text=texts, truncated=[False] * 4)
+            ours = SampledCorrectness(verifier, 4).compute(response, doc)
+            average = AvgAtN(n=4, sample_scoring_function=judge).compute(doc, response)
+            any_right = PassAtK(k=4, n=4, sample_scoring_function=judge).compute(doc, response)
+            assert ours == {"average": average, "pass": any_right}
+
+
+@needs_real
+@pytest.mark.parametrize("name", NAMES)
+def test_real_golds_score_all_and_wrong_answers_nothing(name):
+    problems = read_problems(REAL / f"{name}.jsonl")
+    setting = _setting(samples=1)
+    golds = [[f"The answer is $\\boxed{{{problem.answer}}}$."] for problem in problems]
+    scores, _ = _score(problems, golds, setting)
+    assert scores["b"]["average"] == 1.0
+    assert scores["b"]["problems"] == len(problems)
+    wrong = [["The answer is $\\boxed{-987654321}$."]] * len(problems)
+    scores, _ = _score(problems, wrong, setting)
+    assert scores["b"]["average"] == scores["b"]["pass"] == 0.0
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """A fresh tiny model; what it says is noise, but it says it."""
+    config = ScratchModel.model_validate(
+        {"kind": "scratch", "hidden": 16, "intermediate": 16, "warm_start": {"problems": "p"}}
+    )
+    folder = tmp_path_factory.mktemp("model") / "m"
+    save_model(create_model(config), build_tokenizer(config.vocabulary), folder)
+    return folder
+
+
+@needs_real
+def test_the_laptop_model_runs_through_aime24(model_dir, tmp_path):
+    setting = _setting(samples=2, max_response_tokens=16)
+    checkpoint = runner.Checkpoint("s", "base", None, 0, model_dir)
+    files = {"b": REAL / "aime24.jsonl"}
+    runner.evaluate_checkpoints([checkpoint], setting, files, lambda step: tmp_path / "s.json")
+    record = json.loads((tmp_path / "s.json").read_text())
+    assert record["seed"] is None
+    assert record["benchmarks"]["b"]["problems"] == 30
+    details = pd.read_parquet(tmp_path / "s.parquet")
+    assert len(details) == 60
+    assert details["problem_id"].nunique() == 30
+    assert details["tokens"].between(1, 16).all()
+
+
+def _evaluate(model_dir, problems, folder):
+    checkpoint = runner.Checkpoint("s", "m", 0, 5, model_dir)
+    setting = _setting(samples=2, max_response_tokens=6)
+    runner.evaluate_checkpoints([checkpoint], setting, {"b": problems}, lambda _: folder / "x.json")
+    record = json.loads((folder / "x.json").read_text())
+    record.pop("seconds")
+    return record, pd.read_parquet(folder / "x.parquet")
+
+
+@pytest.fixture(scope="module")
+def problem_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("problems") / "b.jsonl"
+    write_problems(path, load_problems(SyntheticProblems(kind="synthetic", count=12)))
+    return path
+
+
+def test_replaced_weights_are_not_answered_from_a_cache(model_dir, problem_file, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    first = _evaluate(model_dir, problem_file, tmp_path)
+    again = _evaluate(model_dir, problem_file, tmp_path)
+    assert first[0] == again[0]
+    pd.testing.assert_frame_equal(first[1], again[1])
+    weights = model_dir / "model.safetensors"
+    before = weights.read_bytes()
+    try:
+        changed = {name: -value for name, value in load_file(weights).items()}
+        save_file(changed, weights, metadata={"format": "pt"})
+        assert not _evaluate(model_dir, problem_file, tmp_path)[1].equals(first[1])
+    finally:
+        weights.write_bytes(before)
+
+
+SCRIPT = """
+import sys; from pathlib import Path
+from aent.config import Setting
+from aent.evaluation import runner
+model, out, *files = sys.argv[1:]
+setting = Setting.model_validate({"model": "m", "problems": "p", "evaluation":
+    {"benchmarks": ["c", "b", "a"], "samples": 2, "max_response_tokens": 6}})
+runner.evaluate_checkpoints([runner.Checkpoint("s", "m", 0, 5, Path(model))], setting,
+    {name: Path(files[0]) for name in ("c", "b", "a")}, lambda _: Path(out))
+"""
+
+
+def test_hash_seeds_change_nothing(model_dir, problem_file, tmp_path):
+    results = []
+    for seed in ("1", "2"):
+        out = tmp_path / f"{seed}.json"
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, model_dir, out, problem_file],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+        )
+        results.append((json.loads(out.read_text())["benchmarks"], out.with_suffix(".parquet")))
+    assert results[0][0] == results[1][0]
+    frames = [pd.read_parquet(path) for _, path in results]
+    pd.testing.assert_frame_equal(*frames)
+    # The three benchmarks hold the same problems, but their noise differs.
+    completions = frames[0].groupby("benchmark")["completion"].agg(list)
+    assert completions["a"] != completions["b"]
+
+
+def test_a_prompt_too_long_keeps_its_end(caplog):
+    problems = [Problem("0", "q0", "1")]
+    setting = _setting(samples=1, max_response_tokens=4)
+    engine = Scripted([["\\boxed{1}"]])
+    seen = []
+    engine.generate_plain = engine.generate
+
+    def generate(prompts, sampling, generator):
+        seen.extend(prompts)
+        return engine.generate_plain([[0]], sampling, generator)
+
+    engine.generate = generate
+    model = RolloutModel(engine, engine, lambda text: list(range(30)), setting.evaluation, 10)
+    with Verifier() as verifier:
+        metric = SampledCorrectness(verifier, 1)
+        runner.score(model, {"b": make_task("b", problems, metric)}, metric, setting)
+    assert seen == [[24, 25, 26, 27, 28, 29]]
+    assert "1 prompts cut to their last 6 tokens" in caplog.text
