@@ -75,21 +75,21 @@ def test_too_few_positions_or_problems() -> None:
 
 
 def test_the_mixture_has_the_configured_shares() -> None:
-    shares = Demonstrations(full=0.5, partial=0.4)
-    stream = batches(EXAMPLES, recipe(demonstrations=shares, seed=3))
-    shown = [demonstration for _ in range(1000) for _, demonstration in next(stream)]
+    shares = Demonstrations(full=0.5, partial=0.4, full_first=0.25)
+    stream = batches(EXAMPLES, recipe(demonstrations=shares, seed=3, steps=1600))
+    early = [demonstration for _ in range(400) for _, demonstration in next(stream)]
+    assert {row[0] for row in early} == {1}
+    shown = [demonstration for _ in range(1200) for _, demonstration in next(stream)]
     share = {kind: sum(row[0] == kind for row in shown) / len(shown) for kind in (1, 2, 3, 4)}
     assert share == pytest.approx({1: 0.5, 2: 0.1, 3: 0.2, 4: 0.2}, abs=0.02)
 
 
 def test_a_pass_shows_every_example_once_in_batches_of_similar_length() -> None:
-    stream = batches(EXAMPLES, recipe(seed=3))
-    first = list(itertools.islice(stream, 8))
+    first = list(itertools.islice(batches(EXAMPLES, recipe(seed=3)), 8))
     assert sorted(prompt[0] for batch in first for prompt, _ in batch) == list(range(10, 74))
     lengths = sorted(sorted(len(p) + len(d) for p, d in batch) for batch in first)
     assert all(a[-1] <= b[0] for a, b in itertools.pairwise(lengths))
-    again = batches(EXAMPLES, recipe(seed=3))
-    assert first == list(itertools.islice(again, 8))
+    assert first == list(itertools.islice(batches(EXAMPLES, recipe(seed=3)), 8))
     assert first != list(itertools.islice(batches(EXAMPLES, recipe(seed=4)), 8))
 
 
