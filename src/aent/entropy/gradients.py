@@ -15,7 +15,7 @@ STEEP = 1e30
 
 
 class LogitGradient(NamedTuple):
-    """Gradient of a logit as a function of its relative score x; each number of shape [N, 1].
+    """Gradient of a logit as a function of its score x; each number of shape [N, 1].
 
     exp2(x) * (constant + linear * x + w * (kept_constant + kept_linear * x)), and `onehot` more
     for the target. Terms that no output asks for are None and cost nothing.
@@ -83,7 +83,7 @@ class LogitGradient(NamedTuple):
         )
 
     def replace(self, scores: Tensor, at: slice, scratch: Tensor) -> None:
-        """Replace relative scores, [R, W], by the gradients of their logits, `onehot` aside.
+        """Replace scores, [R, W], by the gradients of their logits, `onehot` aside.
 
         Args:
             scores: Scores of the tokens `at` in a tile of the vocabulary.

@@ -20,15 +20,15 @@ SINGLE_THREADED_DOT = 8192
 class Saved(NamedTuple):
     """What the forward pass keeps of each token; each [N], in the dtype of the sums."""
 
-    maximum: Tensor
-    """Largest score, before the outer scale."""
+    shift: Tensor
+    """Added to a scaled logit to give its score."""
     log_total: Tensor
-    """Logarithm of the sum of exp2(score), scores relative to the maximum."""
+    """Logarithm of the sum of exp2(score)."""
     entropy: Tensor
     clamped: Tensor
     kept: Tensor
     threshold: Tensor
-    """Relative score on which the token space ends."""
+    """Score on which the token space ends."""
     share: Tensor
     """Weight of a token on the threshold."""
 
@@ -55,34 +55,34 @@ class Reduction:
         """Reduce rows of a tile; overwrites it.
 
         Args:
-            tile: [R, V] scores before the outer scale, R at most `part_rows`.
+            tile: [R, V] logits, R at most `part_rows`.
             targets: [R] tokens.
 
         Returns:
-            Relative scores of the targets (without a floor) and the saved numbers, each [R].
+            Scores of the targets (without a floor) and the saved numbers, each [R].
         """
         head = self.head
         scores = head.widen(tile, self.widened)
         chosen = scores.gather(1, targets[:, None])
-        maximum = scores.new_empty((len(scores), 1))
+        shift = scores.new_empty((len(scores), 1))
         blocks = list(spans(len(scores), self.block_rows))
         for block in blocks:
-            torch.amax(scores[block], 1, keepdim=True, out=maximum[block])
-            head.relative(scores[block], maximum[block])
-        chosen.sub_(maximum).mul_(head.outer_scale)
+            shift[block] = head.shift(scores[block].amax(1, keepdim=True))
+            head.floored(head.relative(scores[block], shift[block]))
+        chosen = head.relative(chosen, shift)
         found = cut(self.space, scores, self.workspace)
         sums = scores.new_empty((4, len(scores)))
         for block in blocks:
             self._sum(
                 scores[block], None if found is None else found.threshold[block], sums[:, block]
             )
-        return chosen[:, 0], _finish(maximum[:, 0], sums, found)
+        return chosen[:, 0], _finish(shift[:, 0], sums, found)
 
     def _sum(self, scores: Tensor, threshold: Tensor | None, sums: Tensor) -> None:
         """Sum masses and masses times scores over all tokens and over those above the threshold.
 
         Args:
-            scores: [R, V] relative scores.
+            scores: [R, V].
             threshold: [R], or None where there is no cut.
             sums: [4, R], written: both sums over all tokens, both over those above.
         """
@@ -96,20 +96,20 @@ class Reduction:
             sums[3] = _row_dot(masses, scores, second)
 
 
-def _finish(maximum: Tensor, sums: Tensor, found: Cut | None) -> Saved:
+def _finish(shift: Tensor, sums: Tensor, found: Cut | None) -> Saved:
     """Turn the sums of rows into entropies and kept mass."""
     total, weighted, above, weighted_above = sums
     log_total = total.log()
     entropy = log_total - LN2 * weighted / total
     if found is None:
         one = torch.ones_like(total)
-        return Saved(maximum, log_total, entropy, entropy, one, one * -math.inf, one)
+        return Saved(shift, log_total, entropy, entropy, one, one * -math.inf, one)
     # Tokens on the threshold are added as one term: taking a share of many away again from a sum
     # that holds them all would cancel.
     tied = found.places * torch.exp2(found.threshold)
     kept = above + tied
     clamped = kept.log() - LN2 * (weighted_above + tied * found.threshold) / kept
-    return Saved(maximum, log_total, entropy, clamped, kept / total, found.threshold, found.share)
+    return Saved(shift, log_total, entropy, clamped, kept / total, found.threshold, found.share)
 
 
 def _row_dot(left: Tensor, right: Tensor, scratch: Tensor) -> Tensor:

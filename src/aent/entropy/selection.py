@@ -107,13 +107,13 @@ def narrowed_rank(
     missing = bracket.probe(guess, candidates)
     first = (guess + missing * pace).astype(values.dtype)
     missing = bracket.probe(first, below_first)
-    margin = 0.5 * np.abs(missing) + 2.5 * np.sqrt(np.abs(missing)) + 10.0
+    margin = 0.3 * np.abs(missing) + 2.0 * np.sqrt(np.abs(missing)) + 8.0
     second = (first + (missing + np.copysign(margin, missing)) * pace).astype(values.dtype)
     bracket.probe(second, candidates)
     np.bitwise_xor(below_first, candidates, out=candidates)
     low, high = np.minimum(first, second), np.maximum(first, second)
     between = (low == bracket.low) & (high == bracket.high)
-    for row in np.flatnonzero(~between):
+    for row in np.flatnonzero(~between | bracket.crowded()):
         bracket.finish(row, pace[row])
         candidates[row] = values[row] >= bracket.low[row]
         candidates[row] &= values[row] < bracket.high[row]
@@ -206,7 +206,7 @@ def _sample_quantile(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndar
     count = sample.shape[1]
     share = (rank + 0.5) / size
     at = int(share * count)
-    reach = int(2.0 * np.sqrt(count * share * (1.0 - share))) + 2
+    reach = int(3.0 * np.sqrt(count * share * (1.0 - share))) + 2
     low, high = max(at - reach, 0), min(at + reach, count - 1)
     gap = (sample[:, high] - sample[:, low]) / ((high - low) * size / count)
     return sample[:, at].copy(), gap

@@ -45,7 +45,7 @@ def cut(space: Space, scores: Tensor, workspace: Tensor | None = None) -> Cut | 
 
     Args:
         space: Token space.
-        scores: [R, V] base-2 logarithms of the probabilities, the row's maximum 0.
+        scores: [R, V] base-2 logarithms of the probabilities, up to a constant a row.
         workspace: [2, at least R * V] bool that may be overwritten.
 
     Returns:
@@ -84,8 +84,8 @@ def _keep_mass(scores: Tensor, mass: float) -> Cut:
 
 
 def _keep_above(scores: Tensor, threshold: float) -> Cut:
-    """Keep the tokens whose score reaches the threshold."""
-    column = scores.new_full((scores.shape[0],), threshold)
+    """Keep the tokens whose score is at most so far below the row's largest."""
+    column = scores.amax(1) + threshold
     # Just below the threshold no token ties, and none need be counted.
     below = torch.nextafter(column, torch.full_like(column, -math.inf))
     return Cut(below, torch.ones_like(column), torch.zeros_like(column))

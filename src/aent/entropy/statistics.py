@@ -128,7 +128,7 @@ class _TokenStatistics(torch.autograd.Function):
     """The fused operation; see the module's docstring."""
 
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0917  (autograd passes positions)
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
@@ -177,7 +177,7 @@ class _TokenStatistics(torch.autograd.Function):
         buffer = head.buffer(height, width)
         step = min(max(1, tiles.cached // width), height)
         scratch = hidden.new_empty((3, step * width), dtype=head.dtype)
-        maximum = saved.maximum[:, None]
+        shift = saved.shift[:, None]
         for columns in spans(size, tiles.vocabulary):
             chosen = gradient.at_targets(targets, columns)
             for chunk in spans(count, tiles.tokens):
@@ -185,7 +185,7 @@ class _TokenStatistics(torch.autograd.Function):
                 for part in spans(len(tile), step):
                     at = slice(chunk.start + part.start, chunk.start + part.stop)
                     scores = head.widen(tile[part], scratch[2])
-                    head.relative(scores, maximum[at])
+                    head.floored(head.relative(scores, shift[at]))
                     gradient.replace(scores, at, scratch[:2])
                     if chosen is not None:
                         scores.scatter_add_(1, chosen[0][at], chosen[1][at])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 LN2 = math.log(2.0)
 FLOOR = {torch.float32: -100.0, torch.float64: -900.0}
-"""Smallest relative score: no probability is denormal or 0, so that 0 * inf cannot occur."""
+"""Smallest score: no probability is denormal or 0, so that 0 * inf cannot occur."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ def spans(total: int, step: int) -> Iterator[slice]:
 
 
 class Scores:
-    """Tiles of scores: logits over temperature in bits (divided by log 2).
+    """Tiles of logits, and how they become scores.
 
-    In bits because `exp2` takes a third of `exp`'s time. In float32 and float64 the matrix product
-    itself applies the scale; narrower logits are rounded first, as a model's head rounds them.
+    Scores are logits over temperature, relative to the row's largest, in bits (divided by log 2),
+    because `exp2` takes a third of `exp`'s time.
     """
 
     def __init__(
@@ -66,36 +66,36 @@ class Scores:
         self.hidden, self.weight, self.bias = hidden, weight, bias
         self.wide = hidden.dtype in (torch.float32, torch.float64)
         self.dtype = hidden.dtype if self.wide else torch.float32
-        scale = 1.0 / (LN2 * temperature)
-        self.inner_scale, self.outer_scale = (scale, 1.0) if self.wide else (1.0, scale)
+        self.scale = 1.0 / (LN2 * temperature)
 
     def buffer(self, tokens: int, vocabulary: int) -> Tensor:
         """Allocate room for tiles of at most that size."""
         return self.hidden.new_empty(tokens * vocabulary)
 
     def tile(self, tokens: slice, vocabulary: slice, buffer: Tensor) -> Tensor:
-        """Compute a tile in the inputs' dtype, before the outer scale, in the buffer."""
+        """Compute a tile of logits, before the temperature, in the inputs' dtype, in the buffer."""
         hidden, weight = self.hidden[tokens], self.weight[vocabulary]
         out = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
-        # With beta 0 the first argument is not read.
-        added, beta = (out, 0.0) if self.bias is None else (self.bias[vocabulary], 1.0)
-        torch.addmm(
-            added,
-            hidden,
-            weight.t(),
-            beta=beta * self.inner_scale,
-            alpha=self.inner_scale,
-            out=out,
-        )
-        return out
+        if self.bias is None:
+            return torch.mm(hidden, weight.t(), out=out)
+        return torch.addmm(self.bias[vocabulary], hidden, weight.t(), out=out)
 
     def widen(self, tile: Tensor, scratch: Tensor) -> Tensor:
         """Return rows of a tile in the dtype of the sums: themselves, or a copy in `scratch`."""
         return tile if self.wide else scratch[: tile.numel()].view(tile.shape).copy_(tile)
 
-    def relative(self, scores: Tensor, maximum: Tensor) -> Tensor:
-        """Shift rows by their maximum, [R, 1], and lift what is below the floor onto it, in place."""
-        scores.sub_(maximum)
-        if self.outer_scale != 1.0:
-            scores.mul_(self.outer_scale)
+    def shift(self, maximum: Tensor) -> Tensor:
+        """What turns scaled logits into scores, given the largest logit of each row."""
+        return maximum * -self.scale
+
+    def relative(self, logits: Tensor, shift: Tensor) -> Tensor:
+        """Turn logits into scores in place, a fused multiply-add: shift is [R, 1].
+
+        The largest score is 0 but for the rounding of the shift, which is the same for the whole
+        row and in every pass, and cancels.
+        """
+        return torch.add(shift, logits, alpha=self.scale, out=logits)
+
+    def floored(self, scores: Tensor) -> Tensor:
+        """Lift scores that are below the floor onto it, in place."""
         return scores.clamp_(min=FLOOR[self.dtype])
