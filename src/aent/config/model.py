@@ -13,11 +13,11 @@ from aent.config.base import Name, Strict
 class Demonstrations(Strict):
     """Shares of the kinds of demonstration the warm start imitates; the rest answer directly."""
 
-    full: float = Field(default=0.45, ge=0, le=1)
+    full: float = Field(default=0.25, ge=0, le=1)
     """Worked to the end."""
-    partial: float = Field(default=0.30, ge=0, le=1)
+    partial: float = Field(default=0.5, ge=0, le=1)
     """Cut after any step but the last, boxing the running value: what RL can unlearn."""
-    full_first: float = Field(default=0.5, ge=0, le=1)
+    full_first: float = Field(default=0.6, ge=0, le=1)
     """Share of the steps, at the start, that show full solutions only: skill before habits."""
 
     @model_validator(mode="after")
@@ -36,9 +36,9 @@ class WarmStart(Strict):
     """Mixture of full, partial and direct solutions."""
     steps: int = Field(default=1200, ge=1)
     """Optimiser steps."""
-    batch: int = Field(default=32, ge=1)
+    batch: int = Field(default=16, ge=1)
     """Demonstrations a step."""
-    learning_rate: float = Field(default=4e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of AdamW."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW betas."""
