@@ -1,16 +1,18 @@
 """Score the checkpoints of a run, or a base model, on the setting's benchmarks."""
 
+import json
 from pathlib import Path
 
 from aent.config import parse
 from aent.evaluation.runner import Checkpoint, evaluate_checkpoints
 from aent.logs import configure_logging
+from aent.tracking import log_scores, tracking_uri
 
 configure_logging(snakemake.log[0])
 study = parse(snakemake.config)
 where, params = snakemake.wildcards, snakemake.params
 method = where.get("method", "base")
-seed = int(where.seed) if "seed" in where.keys() else None
+seed = int(where.seed) if where.get("seed") else None
 checkpoints = [
     Checkpoint(params.setting, method, seed, step, Path(path))
     for step, path in zip(params.steps, snakemake.input.checkpoints, strict=True)
@@ -18,3 +20,9 @@ checkpoints = [
 outputs = dict(zip(params.steps, map(Path, snakemake.output.scores), strict=True))
 problems = {Path(path).stem: Path(path) for path in snakemake.input.problems}
 evaluate_checkpoints(checkpoints, study.settings[params.setting], problems, outputs.__getitem__)
+
+run_file, uri = snakemake.input.get("run"), tracking_uri(study)
+run_id = json.loads(Path(run_file).read_text())["mlflow_run_id"] if run_file else None
+if uri and (run_id or method == "base"):  # a run that MLflow missed is filled in at the end
+    for path in outputs.values():
+        log_scores(uri, run_id, json.loads(path.read_text()))
