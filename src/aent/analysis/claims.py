@@ -91,7 +91,7 @@ class Case:
         self.scores = scores
         self.metrics = metrics[metrics["setting"] == setting]
         self.seeds = claims.seeds
-        self.swept = [f"{claims.sweep}{v:g}" for v in config.sweeps[claims.sweep].values]
+        self.swept = list(config.points_of(claims.sweep))
         methods = [claims.baseline, claims.plain, claims.proposed, *self.swept]
         chosen = select_checkpoints(config, setting, methods, claims.seeds, scores)
         self.averages = chosen.set_index(["method", "selection", "seed"])["average"]

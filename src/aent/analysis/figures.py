@@ -69,7 +69,7 @@ def sweep_figure(config: Config, figure: SweepFigure, scores: pd.DataFrame) -> F
         MissingDataError: a run is missing.
     """
     sweep = config.sweeps[figure.sweep]
-    methods = [f"{figure.sweep}{value:g}" for value in sweep.values]
+    methods = list(config.points_of(figure.sweep))
     everything = {
         setting: select_checkpoints(
             config, setting, [figure.baseline, *methods], figure.seeds, scores

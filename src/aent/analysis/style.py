@@ -69,8 +69,9 @@ def lines(config: Config, setting: str) -> dict[str, Line]:
         looks[name] = Line(title(config, setting, name), PALETTE[place % len(PALETTE)], dash)
     for name, sweep in config.sweeps.items():
         shades = colormaps["cividis"]
-        for place, value in enumerate(sweep.values):
-            swept = f"{name}{value:g}"
+        for place, swept in enumerate(config.points_of(name)):
+            if swept in looks:
+                continue
             color = to_hex(shades(0.9 * place / max(1, len(sweep.values) - 1)))
             looks[swept] = Line(title(config, setting, swept), color, "-")
     return looks

@@ -123,7 +123,9 @@ class Config(Strict):
 
     def _experiment_problems(self) -> list[str]:
         found = []
-        allowed = {**self.methods, **self.sweeps, **dict.fromkeys(self.swept_methods())}
+        known = {name: sweep for name, sweep in self.sweeps.items() if sweep.base in self.methods}
+        generated = self.swept_methods() if known == self.sweeps else {}
+        allowed = {**self.methods, **self.sweeps, **dict.fromkeys(generated)}
         for key, runs in self._experiments():
             found += _known(f"{key}.settings", runs.settings, self.settings)
             found += _known(f"{key}.methods", runs.methods, allowed)
@@ -143,22 +145,37 @@ class Config(Strict):
         figures = [(f"figures.{name}", figure) for name, figure in self.figures.items()]
         return [*tables, *figures]
 
+    def points_of(self, sweep: str) -> dict[str, float | int]:
+        """Methods of a sweep, in its order, with the value of each.
+
+        The value that the base method has in every setting anyway is the base method: its runs
+        serve the sweep too.
+        """
+        base = self.sweeps[sweep].base
+        variants = [self.methods[base]] + [
+            _merge(self.methods[base], setting.methods.get(base, {}))
+            for setting in self.settings.values()
+        ]
+        held = [_get(variant, self.sweeps[sweep].key) for variant in variants]
+        return {
+            base if all(own == value for own in held) else f"{sweep}{value:g}": value
+            for value in self.sweeps[sweep].values
+        }
+
     def swept_methods(self) -> dict[str, tuple[str, float | int]]:
         """Generated method names -> (sweep, value)."""
         return {
-            f"{name}{value:g}": (name, value)
-            for name, sweep in self.sweeps.items()
-            for value in sweep.values
+            method: (sweep, value)
+            for sweep in self.sweeps
+            for method, value in self.points_of(sweep).items()
+            if method not in self.methods
         }
 
     def expand(self, methods: list[Name]) -> list[str]:
-        """Method names with each sweep replaced by the methods it generates, without repeats."""
+        """Method names with each sweep replaced by its methods, without repeats."""
         names: list[str] = []
         for name in methods:
-            if name in self.sweeps:
-                names += [f"{name}{value:g}" for value in self.sweeps[name].values]
-            else:
-                names.append(name)
+            names += self.points_of(name) if name in self.sweeps else [name]
         return list(dict.fromkeys(names))
 
     def method(self, setting: str, name: str) -> Method:
@@ -276,6 +293,14 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
             if value.get("kind", kind) == kind:
                 merged[key] = _merge(old, value)
     return merged
+
+
+def _get(data: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(data, dict) or part not in data:
+            return None
+        data = data[part]
+    return data
 
 
 def _set(data: dict[str, Any], key: str, value: Any, where: str) -> None:
