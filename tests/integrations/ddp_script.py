@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from conftest import make_tokenizer
 from datasets import Dataset
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -17,8 +18,6 @@ from aent.integrations.trl import AEntGRPOConfig, AEntGRPOTrainer
 
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make_tokenizer  # noqa: E402
 
 torch.manual_seed(0)
 model = Qwen2ForCausalLM(Qwen2Config(**json.loads((folder / "model.json").read_text())))

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("trl", reason="the integration needs TRL: pip install .[trl]")
 
 from aent.config import ConfigError
-from aent.config.method import AdaptiveCoefficient, ConstantCoefficient, FullSpace, TopK
+from aent.config.method import (
+    AdaptiveCoefficient,
+    ConstantCoefficient,
+    EntropyTerm,
+    FullSpace,
+    TopK,
+)
 from aent.integrations.trl import STATE_NAME, AEntGRPOConfig, AEntGRPOTrainer
 
+ROOT = Path(__file__).parents[2]
 METRICS = [
     "entropy/full",
     "entropy/clamped",
@@ -134,6 +142,16 @@ def test_tokens_of_tools_are_left_out(wiring, ragged_rollouts):
     full, _, _, tokens = trainer._sums.tolist()
     assert tokens == tools.sum().item()
     assert loss.item() == pytest.approx(-full / tokens, rel=1e-5)
+
+
+def test_tokens_of_unequal_minibatches_weigh_the_same(wiring, ragged_rollouts):
+    trainer = wiring.aent(coefficient_rule=constant(1.0), token_space="full", **SPLIT)
+    trainer.current_gradient_accumulation_steps = 2
+    batch = inputs(ragged_rollouts) | {"advantages": torch.zeros(4)}
+    # Four micro-batches with 88 tokens in all are two optimizer steps: 44 tokens a step.
+    batch["num_items_in_batch"] = torch.tensor(88)
+    loss = trainer._compute_loss(trainer.model.train(), batch)
+    assert loss.item() == pytest.approx(-trainer._sums[0].item() / 44, rel=1e-5)
 
 
 def test_one_forward_pass_a_micro_batch(wiring, ragged_rollouts):
@@ -304,6 +322,14 @@ def test_checkpoints_of_other_runs(wiring, history, caplog):
 
 def config(tmp_path, **changes):
     return AEntGRPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, **changes)
+
+
+def test_defaults_are_the_papers(tmp_path):
+    paper = yaml.safe_load((ROOT / "config" / "paper.yaml").read_text())["methods"]["aent"]
+    term = config(tmp_path).entropy_term()
+    expected = EntropyTerm.model_validate(paper["entropy"])
+    assert term.token_space == expected.space
+    assert term.coefficient_rule == expected.coefficient
 
 
 def test_fields_take_models_dictionaries_and_text(tmp_path):

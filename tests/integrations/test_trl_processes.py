@@ -68,7 +68,7 @@ def run_two(folder):
     ]
     try:
         for process in processes:
-            output, _ = process.communicate(timeout=120)
+            output, _ = process.communicate(timeout=240)
             assert process.returncode == 0, output
     finally:
         for process in processes:

@@ -99,6 +99,7 @@ class AEntGRPOTrainer(GRPOTrainer):
         """Rule and value of lambda; none without an entropy term."""
         self.finished_steps = 0
         """Generation batches that were trained on."""
+        self._generation_steps: int = args.steps_per_generation  # type: ignore[assignment]
         self._sums: Any = 0  # [4]: both entropies, kept mass and tokens of the step so far
         self._measured: tuple[Tensor, ...] = ()  # of the micro-batch at hand
         add_entropy_head(self.model, self.temperature, term.token_space, args.cast_lm_head_to_fp32)
@@ -131,7 +132,7 @@ class AEntGRPOTrainer(GRPOTrainer):
             return loss
         tokens = inputs["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
         if train:  # tokens of the generation batch -> of one optimizer step
-            tokens *= self.current_gradient_accumulation_steps / self.args.steps_per_generation
+            tokens *= self.current_gradient_accumulation_steps / self._generation_steps
         return loss - self.controller.value * clamped / tokens
 
     # --- Coefficient ---
@@ -139,7 +140,7 @@ class AEntGRPOTrainer(GRPOTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Train on one micro-batch; the last one of a step moves the coefficient."""
         loss = super().training_step(*args, **kwargs)
-        used_up = self._step % (self.args.steps_per_generation * self.num_iterations) == 0
+        used_up = self._step % (self._generation_steps * self.num_iterations) == 0
         # The coefficient must not move between micro-batches whose gradients are summed.
         if used_up and self.accelerator.sync_gradients:
             self._finish_step()
@@ -209,6 +210,8 @@ class AEntGRPOTrainer(GRPOTrainer):
 
 def _unsupported(trainer: AEntGRPOTrainer) -> Iterator[str]:
     """Name what the entropy term would get wrong or ignore."""
+    if hasattr(trainer.model, "peft_config"):
+        yield "adapters; train the whole model"
     if trainer._is_vlm:
         yield "vision-language models (a processor was given or loaded); use a text model"
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
