@@ -41,6 +41,7 @@ class RolloutModel(LightevalModel):
         evaluation: Evaluation,
         positions: int,
         device: torch.device | str = "cpu",
+        step: int = 0,
     ):
         """Wrap an engine.
 
@@ -51,11 +52,19 @@ class RolloutModel(LightevalModel):
             evaluation: how to sample.
             positions: the model's longest sequence.
             device: where the engine takes its random numbers.
+            step: the checkpoint's step, a part of the seed.
+
+        Raises:
+            ValueError: a response may be as long as the model's longest sequence.
         """
+        if positions <= evaluation.max_response_tokens:
+            raise ValueError(
+                f"evaluation.max_response_tokens {evaluation.max_response_tokens} leaves no room "
+                f"for a prompt: the model has {positions} positions"
+            )
         self._tokenizer = tokenizer
         self.engine, self.encode, self.evaluation = engine, encode, evaluation
-        self.positions, self.device = positions, device
-        self.shortened = 0
+        self.positions, self.device, self.step = positions, device, step
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -82,15 +91,18 @@ class RolloutModel(LightevalModel):
         return [responses[place] for place in range(len(docs))]
 
     def _respond(self, task: str, docs: list[Doc]) -> list[SampledResponse]:
-        """Responses to one benchmark; the noise depends on its name and the seed only."""
+        """Responses to one benchmark; its name, the step and the seed decide the noise.
+
+        So scores do not depend on which checkpoints and benchmarks share a process, and a problem
+        meets the same noise in all runs of a setting: methods are compared on equal terms.
+        """
         evaluation = self.evaluation
         room = self.positions - evaluation.max_response_tokens
         prompts = [self.encode(doc.query) for doc in docs]
         long = sum(len(prompt) > room for prompt in prompts)
         if long:
             log.warning("%s: %d prompts cut to their last %d tokens", task, long, room)
-            self.shortened += long
-        seed = hashlib.sha256(f"{task}/{evaluation.seed}".encode()).digest()
+        seed = hashlib.sha256(f"{task}/{self.step}/{evaluation.seed}".encode()).digest()
         generator = torch.Generator(self.device).manual_seed(int.from_bytes(seed[:4]))
         sampling = Sampling(
             samples=evaluation.samples,

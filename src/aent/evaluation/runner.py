@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import torch
@@ -24,13 +25,17 @@ from lighteval.tasks.requests import Doc
 
 from aent.config import Setting
 from aent.evaluation.model import RolloutModel, SampledResponse
-from aent.evaluation.tasks import SampledCorrectness, make_task
+from aent.evaluation.tasks import SampledCorrectness, documents, make_task
 from aent.models import encode_prompt, eos_ids, load_model, load_tokenizer
 from aent.problems.record import read_problems
+from aent.progress import duration
 from aent.rewards import Verifier
 from aent.rollout.transformers import TransformersEngine
 
 log = logging.getLogger(__name__)
+
+Scores = dict[str, dict[str, Any]]
+"""Benchmark -> average, pass, their standard errors, and counts."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class Checkpoint:
     """None for the base model."""
     step: int
     path: Path
+
+    def __str__(self) -> str:
+        run = self.method if self.seed is None else f"{self.method}/seed{self.seed}"
+        return f"{self.setting}/{run} step {self.step}"
 
 
 def evaluate_checkpoints(
@@ -63,40 +72,61 @@ def evaluate_checkpoints(
         The written json files.
     """
     torch.set_num_threads(setting.trainer.threads)
-    written = []
+    files = []
     with Verifier(workers=setting.trainer.threads) as verifier:
         metric = SampledCorrectness(verifier, setting.evaluation.samples)
         tasks = {
             name: make_task(name, read_problems(path), metric) for name, path in problems.items()
         }
-        for number, checkpoint in enumerate(checkpoints, 1):
+        progress = _Progress(checkpoints, tasks)
+        for checkpoint in checkpoints:
             start = time.perf_counter()
-            model = open_model(checkpoint.path, setting)
-            scores, details = score(model, tasks, metric, setting)
-            seconds = time.perf_counter() - start
-            path = output(checkpoint.step)
-            write(path, checkpoint, scores, details, seconds)
-            written.append(path)
-            log.info(
-                "checkpoint %d of %d, %s/%s seed %s step %d: %s, %.1fs",
-                number,
-                len(checkpoints),
-                checkpoint.setting,
-                checkpoint.method,
-                checkpoint.seed,
-                checkpoint.step,
-                ", ".join(f"{name} {values['average']:.3f}" for name, values in scores.items()),
-                seconds,
+            scores, details = score(
+                open_model(checkpoint, setting), tasks, metric, setting, progress
             )
-    return written
+            seconds = time.perf_counter() - start
+            files.append(write(output(checkpoint.step), checkpoint, scores, details, seconds))
+    return files
 
 
-def open_model(path: Path, setting: Setting) -> RolloutModel:
-    """A checkpoint as a lighteval model."""
+class _Progress:
+    """Says which benchmark of which checkpoint is done, its scores and the time left."""
+
+    def __init__(self, checkpoints: list[Checkpoint], tasks: dict[str, LightevalTask]):
+        self.checkpoints, self.tasks = checkpoints, tasks
+        self.sizes = {name: len(task.eval_docs()) for name, task in tasks.items()}
+        self.start, self.done, self.benchmarks = time.monotonic(), 0, 0
+
+    def __call__(self, benchmark: str, values: dict[str, Any]) -> None:
+        number = self.benchmarks // len(self.tasks)
+        self.benchmarks += 1
+        self.done += self.sizes[benchmark]
+        total = len(self.checkpoints) * sum(self.sizes.values())
+        left = (time.monotonic() - self.start) * (total / self.done - 1)
+        log.info(
+            "checkpoint %d of %d, %s, %s: average %.3f, pass@%d %.3f, %s left",
+            number + 1,
+            len(self.checkpoints),
+            self.checkpoints[number],
+            benchmark,
+            values["average"],
+            values["samples"],
+            values["pass"],
+            duration(left),
+        )
+
+
+def open_model(checkpoint: Checkpoint, setting: Setting) -> RolloutModel:
+    """A checkpoint as a lighteval model.
+
+    Raises:
+        ModelError: its directory is not a model.
+        ValueError: the setting's responses leave no room for a prompt.
+    """
     device = setting.trainer.device
     dtype = getattr(torch, setting.trainer.dtype)
-    model = load_model(path, dtype=dtype).to(device).eval()
-    tokenizer = load_tokenizer(path)
+    model = load_model(checkpoint.path, dtype=dtype).to(device).eval()  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(checkpoint.path)
     engine = TransformersEngine(
         model, tokenizer.pad_token_id, eos_ids(model, tokenizer), setting.evaluation.rows
     )
@@ -105,8 +135,9 @@ def open_model(path: Path, setting: Setting) -> RolloutModel:
         tokenizer,
         lambda problem: encode_prompt(tokenizer, problem, setting.prompt),
         setting.evaluation,
-        model.config.max_position_embeddings,
+        getattr(model.config, "max_position_embeddings", None) or sys.maxsize,
         device,
+        checkpoint.step,
     )
 
 
@@ -115,56 +146,70 @@ def score(
     tasks: dict[str, LightevalTask],
     metric: SampledCorrectness,
     setting: Setting,
-) -> tuple[dict[str, dict[str, Any]], pd.DataFrame]:
+    progress: Callable[[str, dict[str, Any]], None] | None = None,
+) -> tuple[Scores, pd.DataFrame]:
     """Sample and judge one model on all tasks.
 
+    Args:
+        model: what to score.
+        tasks: benchmark -> task.
+        metric: the tasks' metric.
+        setting: tells validation sets from test sets.
+        progress: called after each benchmark with its name and scores.
+
     Returns:
-        Benchmark -> score, standard errors and counts; and a row a sample.
+        Scores, and a row a sample.
     """
-    logger = MetricsLogger()
-    rows: list[dict[str, Any]] = []
-    counts: dict[str, dict[str, Any]] = {}
+    scores, rows = {}, []
     for name, task in tasks.items():
-        docs = task.get_docs()
-        responses = model.greedy_until(docs)
-        outputs = apply_metric(responses=responses, docs=docs, metrics=list(task.metrics))
-        for values in outputs:
-            logger.log(name, values)
-        samples = [
-            row
-            for doc, response in zip(docs, responses, strict=True)
-            for row in _samples(name, doc, response, metric)
-        ]
-        rows += samples
-        validation = name in setting.evaluation.validation
-        counts[name] = {
-            "split": "validation" if validation else "test",
-            "problems": len(docs),
-            "samples": setting.evaluation.samples,
-            "unparsed": sum(row["extracted"] is None for row in samples),
-            "truncated_fraction": sum(row["truncated"] for row in samples) / len(samples),
-            "length_mean": sum(row["tokens"] for row in samples) / len(samples),
-        }
-    logger.aggregate(task_dict=tasks)
-    names = ("average", "average_stderr", "pass", "pass_stderr")
-    scores = {
-        benchmark: {
-            name: float(logger.metric_aggregated[benchmark].get(name, 0.0)) for name in names
-        }
-        | count
-        for benchmark, count in counts.items()
-    }
+        values, samples = _score_task(model, task, metric)
+        split = "validation" if name in setting.evaluation.validation else "test"
+        scores[name] = {"split": split} | values
+        rows += [{"benchmark": name} | sample for sample in samples]
+        if progress is not None:
+            progress(name, scores[name])
     return scores, pd.DataFrame(rows)
 
 
+def _score_task(
+    model: RolloutModel, task: LightevalTask, metric: SampledCorrectness
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Scores of one task, and a row a sample."""
+    docs = documents(task)
+    responses = cast(list[SampledResponse], model.greedy_until(docs))
+    metric.prepare(responses, docs)
+    logger = MetricsLogger()
+    for values in apply_metric(responses=list(responses), docs=docs, metrics=list(task.metrics)):
+        logger.log(task.full_name, values)
+    logger.aggregate(task_dict={task.full_name: task})
+    result = logger.metric_aggregated[task.full_name]
+    samples = [
+        row
+        for doc, response in zip(docs, responses, strict=True)
+        for row in _samples(doc, response, metric)
+    ]
+    counts = {
+        "problems": len(docs),
+        "samples": metric.n,
+        "unparsed": sum(row["extracted"] is None for row in samples),
+        "truncated_fraction": sum(row["truncated"] for row in samples) / len(samples),
+        "length_mean": sum(row["tokens"] for row in samples) / len(samples),
+    }
+    names = ("average", "average_stderr", "pass", "pass_stderr")
+    # lighteval gives a single problem no standard error: there is none.
+    return {
+        name: float(result[name]) if name in result else None for name in names
+    } | counts, samples
+
+
 def _samples(
-    benchmark: str, doc: Doc, response: SampledResponse, metric: SampledCorrectness
+    doc: Doc, response: SampledResponse, metric: SampledCorrectness
 ) -> list[dict[str, Any]]:
     """A row a sample of one problem."""
+    assert doc.specific is not None
     verdicts = metric.verdicts[doc.task_name, doc.id]
     return [
         {
-            "benchmark": benchmark,
             "problem_id": doc.specific["problem_id"],
             "sample": number,
             "prompt": doc.query,
@@ -184,11 +229,15 @@ def _samples(
 def write(
     path: Path,
     checkpoint: Checkpoint,
-    scores: dict[str, dict[str, Any]],
+    scores: Scores,
     details: pd.DataFrame,
     seconds: float,
-) -> None:
-    """Write a checkpoint's details and then its scores, each all or nothing."""
+) -> Path:
+    """Write a checkpoint's details and then its scores, each all or nothing.
+
+    Returns:
+        The path of the scores.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "setting": checkpoint.setting,
@@ -200,12 +249,8 @@ def write(
         "benchmarks": scores,
     }
     partial = path.with_name(f".{path.name}.partial")
-    # A completion may hold half a surrogate pair, which parquet's text cannot.
-    text = ["prompt", "completion", "answer", "extracted"]
-    details[text] = details[text].map(
-        lambda value: value.encode(errors="replace").decode() if isinstance(value, str) else value
-    )
     details.to_parquet(partial, index=False)
     os.replace(partial, path.with_suffix(".parquet"))
-    partial.write_text(json.dumps(record, indent=2) + "\n")
+    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)
+    return path

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict  # type: ignore[import-untyped]
 from lighteval.metrics.metrics_sample import SampleLevelComputation, SamplingMetric
 from lighteval.metrics.utils.metric_utils import SampleLevelMetricGrouping
+from lighteval.models.model_output import ModelResponse
 from lighteval.tasks.lighteval_task import LightevalTask, LightevalTaskConfig
 from lighteval.tasks.requests import Doc, SamplingMethod
 
@@ -33,13 +34,22 @@ class SampledCorrectness(SamplingMetric, SampleLevelComputation):
         """Responses that lighteval asks the model for."""
         return self.n
 
-    def compute(self, model_response: SampledResponse, doc: Doc, **_: Any) -> dict[str, float]:
+    def prepare(self, responses: list[SampledResponse], docs: list[Doc]) -> None:
+        """Judge a whole benchmark at once, by all of the verifier's workers.
+
+        lighteval asks for one problem at a time; the verifier then knows the answer already.
+        """
+        texts = [text for response in responses for text in response.text]
+        self.verifier.score(texts, [doc.get_golds()[0] for doc in docs for _ in range(self.n)])
+
+    def compute(self, doc: Doc, model_response: ModelResponse, **_: Any) -> dict[str, float]:
         """Score one problem: mean correctness, and whether any sample is right."""
-        verdicts = self.verifier.score(model_response.text, doc.get_golds() * self.n)
+        response = cast(SampledResponse, model_response)
+        verdicts = self.verifier.score(response.text, doc.get_golds() * self.n)
         self.verdicts[doc.task_name, doc.id] = verdicts
         scores = [
             verdict.score * (not cut)
-            for verdict, cut in zip(verdicts, model_response.truncated, strict=True)
+            for verdict, cut in zip(verdicts, response.truncated, strict=True)
         ]
         return {"average": float(np.mean(scores)), "pass": float(max(scores))}
 
@@ -64,7 +74,7 @@ def make_task(name: str, problems: list[Problem], metric: SampledCorrectness) ->
         metrics=[
             SampleLevelMetricGrouping(
                 metric_name=["average", "pass"],
-                higher_is_better={"average": True, "pass": True},
+                higher_is_better={"average": True, "pass": True},  # type: ignore[dict-item]
                 category=SamplingMethod.GENERATIVE,
                 sample_level_fn=metric,
                 corpus_level_fn={"average": np.mean, "pass": np.mean},
@@ -75,6 +85,14 @@ def make_task(name: str, problems: list[Problem], metric: SampledCorrectness) ->
     rows = [{"id": p.id, "problem": p.problem, "answer": p.answer} for p in problems]
     task.dataset = DatasetDict({"test": Dataset.from_list(rows)})
     return task
+
+
+def documents(task: LightevalTask) -> list[Doc]:
+    """The task's problems in the order of their file.
+
+    lighteval shuffles its list in place at each call, so that a second call gives another order.
+    """
+    return sorted(task.get_docs(), key=lambda doc: int(doc.id))
 
 
 def _to_doc(row: dict[str, Any], task: str) -> Doc:
