@@ -8,7 +8,6 @@ import torch
 
 from aent.entropy.selection import count_true, kth_smallest, partitioned_rank, sorted_rank
 
-
 KINDS = {
     "normal": lambda values: values,
     "bf16": lambda values: values.bfloat16().float(),

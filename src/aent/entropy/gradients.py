@@ -175,7 +175,7 @@ class GradientSums:
 
     def close(self, columns: slice) -> None:
         """End a range of the vocabulary after the last of its tiles."""
-        if self.partial is not None:
+        if self.weight is not None and self.partial is not None:
             self.weight[columns] = self.partial[:, : columns.stop - columns.start].t()
 
     def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

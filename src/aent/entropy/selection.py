@@ -114,7 +114,7 @@ def narrowed_rank(
     low, high = np.minimum(first, second), np.maximum(first, second)
     between = (low == bracket.low) & (high == bracket.high)
     for row in np.flatnonzero(~between | bracket.crowded()):
-        bracket.finish(row, pace[row])
+        bracket.finish(int(row), float(pace[row]))
         candidates[row] = values[row] >= bracket.low[row]
         candidates[row] &= values[row] < bracket.high[row]
     value, below, tied = _rank_among(values, candidates, bracket)

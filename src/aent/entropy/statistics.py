@@ -128,7 +128,7 @@ class _TokenStatistics(torch.autograd.Function):
     """The fused operation; see the module's docstring."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917  (autograd passes positions)
+    def forward(
         ctx: Any,
         hidden: Tensor,
         weight: Tensor,
