@@ -2,6 +2,7 @@
 PYTHON ?= python3
 CORES ?= all
 PORT ?= 5000
+STORE ?= results/mlflow/mlflow.db
 JOBS ?= 2
 # Further options of Snakemake or pytest: make reproduce ARGS="-n"
 ARGS ?=
@@ -38,7 +39,8 @@ bench: setup  ## Measure speed and memory against peers, one thread each
 	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 ui: setup  ## Open MLflow on what the run recorded, at http://127.0.0.1:PORT
-	$(BIN)/mlflow ui --backend-store-uri sqlite:///results/mlflow/mlflow.db --host 127.0.0.1 --port $(PORT)
+	@test -f $(STORE) || { echo "$(STORE): nothing is recorded yet; make reproduce, or STORE=FILE" >&2; exit 1; }
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(STORE) --host 127.0.0.1 --port $(PORT)
 
 lint: setup  ## Check style, types and the workflow
 	$(BIN)/ruff check .
