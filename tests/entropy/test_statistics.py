@@ -190,6 +190,30 @@ def test_narrow_inputs(plain, space, dtype, tiles):
         assert error < 4 * torch.finfo(dtype).eps
 
 
+def test_narrow_sums_are_not_rounded_between_tiles(plain):
+    """Many tiles of bfloat16 give the gradient of one, up to the rounding of the result."""
+    hidden, weight, targets = plain.make(40, 4000, 16, 2.0)
+    one = Tiles(rows=40, tokens=40, vocabulary=4000, selected=1 << 18, cached=1 << 18)
+    grads = []
+    for tiles in (one, dataclasses.replace(one, tokens=5, vocabulary=50)):
+        leaves = [t.bfloat16().requires_grad_() for t in (hidden, weight)]
+        token_statistics(*leaves, targets, tiles=tiles).logprob.sum().backward()
+        grads.append([leaf.grad.double() for leaf in leaves])
+    for single, many in zip(*grads, strict=True):
+        torch.testing.assert_close(many, single, rtol=2**-7, atol=1e-3 * single.abs().max().item())
+
+
+def test_autocast_casts_as_a_head_does(plain):
+    hidden, weight, targets = plain.make(12, 600, 8)
+    want = token_statistics(hidden.bfloat16(), weight.bfloat16(), targets, space=TopK(k=9))
+    leaf = weight.clone().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = token_statistics(hidden, leaf, targets, space=TopK(k=9))
+        got.clamped_entropy.sum().backward()
+    assert all(torch.equal(a.detach(), b) for a, b in zip(got, want, strict=True))
+    assert leaf.grad.dtype == torch.float32
+
+
 def test_strides_do_not_matter(plain):
     hidden, weight, targets = plain.make(12, 600, 8)
     spread = torch.stack([targets, targets], 1)[:, 0]

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from aent.entropy.reduction import Saved
-from aent.entropy.tiles import LN2, Tiles
+from aent.entropy.tiles import LN2, Tiles, spans
 
 STEEP = 1e30
 """Turns the smallest difference of two scores into more than 1."""
+
+WIDENED = 2048
+"""Terms of a narrow product that are widened to float32 at once."""
 
 
 class LogitGradient(NamedTuple):
@@ -189,10 +192,18 @@ class GradientSums:
 
 
 def _accumulate(total: Tensor, left: Tensor, right: Tensor, *, first: bool) -> None:
-    """Add a product to a sum of at least its precision, or start the sum with it."""
+    """Add a product to a sum, or start the sum with it, without rounding it before.
+
+    A gradient is a small difference of large terms, so that partial products rounded to bfloat16
+    would spoil a sum in float32. One that starts and ends the sum may be rounded as it is stored.
+    """
     if total.dtype == left.dtype:
         torch.addmm(total, left, right, beta=0.0 if first else 1.0, out=total)
-    elif first:
-        total.copy_(left @ right)
-    else:
-        total.add_(left @ right)
+        return
+    if first:
+        total.zero_()
+    if total.device.type == "cuda":
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+        return
+    for part in spans(left.shape[1], WIDENED):  # a CPU has no such product: widen, a little each
+        total.addmm_(left[:, part].to(total.dtype), right[part].to(total.dtype))

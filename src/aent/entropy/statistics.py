@@ -60,7 +60,7 @@ def token_statistics(
 
     All four outputs are differentiable with respect to `hidden`, `weight` and `bias`; the choice
     of the token space is not (arXiv 2509.03493). Outputs whose gradient is not asked for cost
-    nothing in the backward pass.
+    nothing in the backward pass. Under autocast the inputs are cast, as a model's head casts them.
 
     Args:
         hidden: [N, H] last hidden states, float32, bfloat16, float16 or float64.
@@ -77,6 +77,10 @@ def token_statistics(
     Raises:
         ValueError: A shape, dtype, device, target or the temperature is not as described.
     """
+    if torch.is_autocast_enabled(hidden.device.type):
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
     _check(hidden, weight, targets, temperature, bias)
     count = hidden.shape[0]
     if 0 < count < MIN_TOKENS:
