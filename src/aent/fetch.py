@@ -44,8 +44,6 @@ def _download(model: PretrainedModel, output: Path) -> None:
     files = hub.list_repo_files(model.path, revision=model.revision)
     has_safetensors = any(name.endswith(".safetensors") for name in files)
     wanted = WANTED if has_safetensors else WANTED + OLD_WEIGHTS
-    if model.trust_remote_code:
-        wanted = [*wanted, "*.py"]
     hub.snapshot_download(
         model.path, revision=model.revision, local_dir=output, allow_patterns=wanted
     )

@@ -97,7 +97,6 @@ def load_model(
     *,
     revision: str = "main",
     dtype: torch.dtype = torch.float32,
-    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Open a model directory, or a hub id `owner/name`.
 
@@ -111,7 +110,6 @@ def load_model(
         path,
         revision=revision,
         dtype=dtype,
-        trust_remote_code=trust_remote_code,
         output_loading_info=True,
     )
     # transformers fills absent weights at random and only warns.
@@ -120,16 +118,14 @@ def load_model(
     return model
 
 
-def load_tokenizer(
-    path: str | Path, *, revision: str = "main", trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, *, revision: str = "main") -> PreTrainedTokenizerBase:
     """Open the tokenizer of a model directory or hub id; padding falls back to end of sequence.
 
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
     """
     _check_directory(path, "tokenizer", _TOKENIZER)
-    tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = _open(AutoTokenizer, path, revision=revision)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
     if tokenizer.pad_token_id is None:

@@ -95,8 +95,6 @@ class PretrainedModel(Strict):
     """Local directory or hub id `owner/name`."""
     revision: str = "main"
     """Commit or tag to pin on the hub."""
-    trust_remote_code: bool = False
-    """Run code shipped with the model. Only for a model whose code you have read."""
 
     @property
     def is_hub_id(self) -> bool:

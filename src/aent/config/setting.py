@@ -118,6 +118,14 @@ class Evaluation(Strict):
     checkpoints_per_job: int | None = Field(default=None, ge=1)
     """Checkpoints that one job evaluates; all of a run when absent."""
 
+    @model_validator(mode="after")
+    def _tested_or_validated(self) -> Evaluation:
+        if both := sorted(set(self.benchmarks) & set(self.validation)):
+            raise ValueError(
+                f"{both} stand in benchmarks and in validation; one of them is allowed"
+            )
+        return self
+
 
 class Setting(Strict):
     """Everything the methods have in common in one experiment."""

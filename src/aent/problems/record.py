@@ -157,6 +157,8 @@ def _text(value: Any, place: str) -> str | None:
             raise ProblemError(f"{place}: one value is needed, found {len(value)}: {value!r:.100}")
         value = value[0] if value else None
     if isinstance(value, str):
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise ProblemError(f"{place}: half of a surrogate pair in {value!r:.100}")
         return value.strip() or None
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
