@@ -158,7 +158,7 @@ class Verifier:
             log.warning("the worker died of %.80r", worker.pair[0])
             self._lose(place, worker)
         else:
-            self._memory[worker.pair] = (reply["score"], reply["parsed"], False)
+            self._memory[worker.pair] = (float(reply["score"]), bool(reply["parsed"]), False)
 
     def _lose(self, place: int, worker: _Worker) -> None:
         worker.kill()

@@ -89,7 +89,8 @@ class Session:
         torch.set_num_threads(trainer.threads)
         torch.manual_seed(run.seed)
         self.tokenizer = load_tokenizer(model_dir)
-        self.policy = load_model(model_dir).to(trainer.device)
+        self.policy = load_model(model_dir)
+        torch.nn.Module.to(self.policy, trainer.device)  # transformers' own `to` loses its types
         if trainer.gradient_checkpointing:
             self.policy.gradient_checkpointing_enable()
         self.critic = ValueModel(self.policy) if run.method.critic else None
