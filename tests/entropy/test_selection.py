@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from aent.entropy.selection import count_true, kth_smallest, partitioned_rank, sorted_rank
+from aent.entropy.selection import (
+    count_true,
+    descending,
+    kth_smallest,
+    partitioned_rank,
+    sorted_rank,
+)
 
 KINDS = {
     "normal": lambda values: values,
@@ -70,3 +76,14 @@ def test_counting(size):
     assert np.array_equal(count_true(mask), mask.sum(1))
     assert np.array_equal(count_true(np.ones_like(mask)), np.full(9, size))
     assert np.array_equal(count_true(mask.T), mask.sum(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_descending(kind):
+    values = rows(kind)
+    least = values.quantile(0.8, dim=1)
+    got = descending(values, least)
+    for row, line, bound in zip(values, got, least, strict=True):
+        wanted = row[row >= bound].sort(descending=True).values
+        assert torch.equal(line[: len(wanted)], wanted)
+        assert (line[len(wanted) :] == -float("inf")).all()

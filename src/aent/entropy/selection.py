@@ -67,6 +67,27 @@ def kth_smallest(values: Tensor, rank: int, workspace: Tensor | None = None) -> 
     )
 
 
+def descending(values: Tensor, least: Tensor) -> Tensor:
+    """Sort the values of each row that are not below a least one, the largest first.
+
+    Args:
+        values: [R, V], finite.
+        least: [R].
+
+    Returns:
+        [R, W], rows that hold fewer than W values filled with -inf. On a CPU, W is the largest
+        number of values in a row, which is few where a policy is peaked; on other devices, V.
+    """
+    if values.device.type != "cpu":
+        return torch.sort(values, dim=1, descending=True).values
+    rows = values.detach().numpy()
+    with _unbuffered():
+        candidates = rows >= least.numpy()[:, None]
+    table = _table(rows, candidates, count_true(candidates), sign=-1)
+    table.sort(axis=1)
+    return torch.from_numpy(-table)
+
+
 def sorted_rank(values: Tensor, rank: int) -> Ranked:
     """`kth_smallest` with torch alone: the tensors stay on their device."""
     column = torch.sort(values, dim=1).values[:, rank : rank + 1].clone()
@@ -220,9 +241,18 @@ def _rank_among(
     candidates[crowded] = False
     held = np.where(crowded, 0, bracket.below_high - bracket.below_low)
     rank = np.where(crowded, 0, bracket.rank - bracket.below_low)
-    table = np.full((len(values), max(held.max(), 1)), np.inf, dtype=values.dtype)
-    table[np.arange(table.shape[1]) < held[:, None]] = values.ravel()[np.flatnonzero(candidates)]
+    table = _table(values, candidates, held)
     table.sort(axis=1)
     value = np.take_along_axis(table, rank[:, None], axis=1)
     below = bracket.below_low + np.count_nonzero(table < value, axis=1)
     return value[:, 0], below, np.count_nonzero(table == value, axis=1)
+
+
+def _table(
+    values: np.ndarray, candidates: np.ndarray, held: np.ndarray, *, sign: int = 1
+) -> np.ndarray:
+    """Gather each row's candidates, `held` of them, times the sign: [R, W], filled with inf."""
+    table = np.full((len(values), max(held.max(), 1)), np.inf, dtype=values.dtype)
+    chosen = values.ravel()[np.flatnonzero(candidates)]
+    table[np.arange(table.shape[1]) < held[:, None]] = chosen if sign == 1 else -chosen
+    return table

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from aent.config.method import FullSpace, MinP, Nucleus, RankFraction, Space, TopK
-from aent.entropy.selection import kth_smallest
+from aent.entropy.selection import descending, kth_smallest
 
 
 class Cut(NamedTuple):
@@ -74,9 +74,13 @@ def _keep_most_likely(scores: Tensor, kept: int, workspace: Tensor | None) -> Cu
 
 def _keep_mass(scores: Tensor, mass: float) -> Cut:
     """Keep the smallest set of most likely tokens whose probability reaches `mass`."""
-    ordered = torch.sort(scores, dim=1, descending=True).values
+    total = torch.exp2(scores).sum(1, dtype=torch.float64)
+    # Tokens below an even share of the rest weigh less than the rest together: the set needs none
+    # of them. A little less, for rounding.
+    light = torch.log2(total * ((1.0 - mass) / scores.shape[1])) - 1e-3
+    ordered = descending(scores, light.to(scores.dtype))
     reached = torch.exp2(ordered).cumsum(1, dtype=torch.float64)
-    kept = (reached < mass * reached[:, -1:]).sum(1, keepdim=True) + 1
+    kept = (reached < mass * total[:, None]).sum(1, keepdim=True) + 1
     threshold = torch.gather(ordered, 1, kept - 1)
     places = (kept - (ordered > threshold).sum(1, keepdim=True))[:, 0].to(scores.dtype)
     tied = (ordered == threshold).sum(1)
