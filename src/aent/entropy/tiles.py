@@ -31,10 +31,10 @@ class Tiles:
 
 
 def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
-    """Choose the tiles: on a CPU at most 80 MB of float32 logits, on others 512 MB."""
+    """Choose the tiles: on a CPU at most 80 MB of float32 logits, on other devices 134 MB."""
     if device.type != "cpu":
-        rows = max(16, (1 << 27) // vocabulary)
-        return Tiles(rows, tokens=4096, vocabulary=32768, selected=1 << 27, cached=1 << 27)
+        rows = max(16, (1 << 25) // vocabulary)
+        return Tiles(rows, tokens=1024, vocabulary=32768, selected=1 << 24, cached=1 << 24)
     if vocabulary <= 8192:
         rows = max(16, (1 << 20) // vocabulary)
         return Tiles(rows, tokens=rows, vocabulary=vocabulary, selected=1 << 20, cached=1 << 18)
