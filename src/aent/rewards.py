@@ -2,8 +2,9 @@
 
 math-verify decides. It calls sympy, which can run for ever on a short text, and its own time limit
 uses signals that do nothing outside a main thread. So it runs in worker processes that are killed
-and replaced when they are over the limit. Most answers need no sympy: equal texts and plain
-integers are settled here, and what was settled once is remembered.
+and replaced when they are over the limit. The limit is CPU time, which the kernel watches: a
+verdict must not depend on how busy the machine is. Most answers need no sympy: equal texts and
+plain integers are settled here, and what math-verify was asked once is remembered.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ LONGEST = 2000
 REMEMBERED = 100_000
 START_S = 120.0
 """A worker that has not imported math-verify by then will not."""
+PATIENCE = 10.0
+"""Wall time that a comparison gets, as a multiple of its CPU time."""
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,15}")
-_INVISIBLE = re.compile(r"\\left(?![a-zA-Z])|\\right(?![a-zA-Z])|\\[!,;:]|\$|\s+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
+# White space, spacing and sizing commands, and dollar signs, but no escaped dollar.
+_INVISIBLE = re.compile(r"(?:\\(?:left|right)(?![a-zA-Z])|\\[!,;:]|(?<!\\)\$|\s)+")
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class Verdict:
     """Content of the last box."""
 
 
+_Outcome = tuple[float, bool, bool]  # score, parsed, timed out
+
+
 class VerifierError(RuntimeError):
     """The worker processes do not start."""
 
@@ -63,9 +70,10 @@ class Verifier:
 
         Args:
             workers: processes that compare in parallel.
-            timeout_s: hard limit of one comparison, in seconds.
+            timeout_s: hard limit of one comparison, in seconds of CPU time; wall time is limited
+                too, to ten times as much.
         """
-        if workers < 1 or timeout_s <= 0:
+        if workers < 1 or not 0 < timeout_s < math.inf:
             raise ValueError(f"workers {workers} and timeout_s {timeout_s} must be positive")
         self.timeout_s = timeout_s
         self._workers: list[_Worker | None] = [None] * workers
@@ -94,23 +102,29 @@ class Verifier:
         if len(completions) != len(answers):
             raise ValueError(f"{len(completions)} completions, but {len(answers)} answers")
         extracted = [last_boxed(completion) for completion in completions]
+        known: dict[tuple[str, str], _Outcome] = {}
+        unknown = []
         pairs = [(e, a) for e, a in zip(extracted, answers, strict=True) if e is not None]
-        open_pairs = []
         for pair in dict.fromkeys(pairs):
-            if pair in self._memory:
+            if (settled := settle(*pair)) is not None:
+                known[pair] = (*settled, False)
+            elif pair in self._memory:
                 self._memory.move_to_end(pair)
-            elif (settled := settle(*pair)) is not None:
-                self._memory[pair] = (*settled, False)
+                known[pair] = self._memory[pair]
             else:
-                open_pairs.append(pair)
-        self._compare(open_pairs)
-        verdicts = [
-            Verdict(0.0, False, False, None) if e is None else Verdict(*self._memory[e, a], e)
-            for e, a in zip(extracted, answers, strict=True)
-        ]
+                unknown.append(pair)
+        try:
+            self._compare(unknown, known)
+        except BaseException:  # an interrupt: a worker's late answer must not meet another question
+            self.close()
+            raise
+        self._memory.update((pair, known[pair]) for pair in unknown)
         while len(self._memory) > REMEMBERED:
             self._memory.popitem(last=False)
-        return verdicts
+        return [
+            Verdict(0.0, False, False, None) if e is None else Verdict(*known[e, a], e)
+            for e, a in zip(extracted, answers, strict=True)
+        ]
 
     def close(self) -> None:
         """End the workers."""
@@ -119,25 +133,32 @@ class Verifier:
                 worker.kill()
         self._workers = [None] * len(self._workers)
 
-    def _compare(self, pairs: list[tuple[str, str]]) -> None:
-        """Fill the memory with the verdicts on pairs that only math-verify can settle."""
+    def _compare(
+        self, pairs: list[tuple[str, str]], known: dict[tuple[str, str], _Outcome]
+    ) -> None:
+        """Add the outcomes of pairs that only math-verify can settle."""
         waiting = iter(pairs)
         busy: dict[int, _Worker] = {}
         for place in range(len(self._workers)):
             self._give(place, waiting, busy)
         while busy:
-            now = time.monotonic()
-            patience = max(0.0, min(worker.deadline for worker in busy.values()) - now)
-            ready, _, _ = select.select(list(busy.values()), [], [], patience)
+            patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
+            ready, _, _ = select.select(list(busy.values()), [], [], max(0.0, patience))
             for place, worker in list(busy.items()):
                 if worker in ready:
-                    self._receive(place, worker)
+                    reply = worker.reply()
                 elif time.monotonic() >= worker.deadline:
-                    log.warning("over %g s: %.80r", self.timeout_s, worker.pair[0])
-                    self._lose(place, worker)
+                    reply = None
                 else:
                     continue
                 del busy[place]
+                if reply is not None:
+                    known[worker.pair] = (reply["score"], bool(reply["parsed"]), False)
+                else:
+                    log.warning("no verdict within %g s: %.80r", self.timeout_s, worker.pair)
+                    known[worker.pair] = (0.0, False, True)
+                    worker.kill()
+                    self._workers[place] = None
                 self._give(place, waiting, busy)
 
     def _give(
@@ -152,19 +173,6 @@ class Verifier:
         worker.ask(pair)
         busy[place] = worker
 
-    def _receive(self, place: int, worker: _Worker) -> None:
-        reply = worker.reply()
-        if reply is None:
-            log.warning("the worker died of %.80r", worker.pair[0])
-            self._lose(place, worker)
-        else:
-            self._memory[worker.pair] = (float(reply["score"]), bool(reply["parsed"]), False)
-
-    def _lose(self, place: int, worker: _Worker) -> None:
-        worker.kill()
-        self._workers[place] = None
-        self._memory[worker.pair] = (0.0, False, True)
-
 
 class _Worker:
     """One `aent.verify_worker` process."""
@@ -176,7 +184,8 @@ class _Worker:
         # A fresh interpreter, not a fork: the parent may hold torch's threads, and its main module
         # may be a workflow script that must not run again.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "aent.verify_worker", str(math.ceil(timeout_s) + 5)],
+            # -P: no module of the working directory may stand in for one of ours.
+            [sys.executable, "-P", "-m", "aent.verify_worker", str(timeout_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -191,7 +200,7 @@ class _Worker:
 
     def ask(self, pair: tuple[str, str]) -> None:
         assert self.process.stdin is not None
-        self.pair, self.deadline = pair, time.monotonic() + self.timeout_s
+        self.pair, self.deadline = pair, time.monotonic() + PATIENCE * self.timeout_s
         request = json.dumps({"extracted": pair[0], "answer": pair[1]}) + "\n"
         with contextlib.suppress(BrokenPipeError):  # it died in between; reply() then says so
             self.process.stdin.write(request.encode())
@@ -219,7 +228,7 @@ def settle(extracted: str, answer: str) -> tuple[float, bool] | None:
     Equal texts, up to white space and sizing commands, are equal answers, also where no grammar
     reads them. Two plain integers are compared as such. Empty and very long texts are wrong.
     """
-    ours, theirs = _INVISIBLE.sub("", extracted[: LONGEST + 1]), _INVISIBLE.sub("", answer)
+    ours, theirs = _plain(extracted[: LONGEST + 1]), _plain(answer)
     if not ours or len(extracted) > LONGEST:
         return 0.0, False
     if ours == theirs:
@@ -227,3 +236,13 @@ def settle(extracted: str, answer: str) -> tuple[float, bool] | None:
     if _INTEGER.fullmatch(ours) and _INTEGER.fullmatch(theirs):
         return float(int(ours) == int(theirs)), True
     return None
+
+
+def _plain(text: str) -> str:
+    """Without what print does not show; but a space between digits or letters: 1 2 is not 12."""
+    return _INVISIBLE.sub(_gap, text.strip())
+
+
+def _gap(match: re.Match[str]) -> str:
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    return " " if before.isalnum() and after.isalnum() else ""
