@@ -24,7 +24,7 @@ PRETRAINED = (
 )
 ARGUMENTS = ("--configfile", str(ROOT / "tests/config.yaml"), "--config", *PRETRAINED)
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
