@@ -1,6 +1,7 @@
 """The loop: what a run writes, that it repeats itself, and that it survives an interruption."""
 
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -175,6 +176,15 @@ def test_prompts_walk_through_seeded_shuffles():
 def test_too_few_prompts_stop_before_training(inputs, tmp_path):
     with pytest.raises(trainer.TrainingError, match=r"30 of 30 prompts .* a step needs 64"):
         trainer.train(_run(prompts=64), *inputs, tmp_path)
+
+
+def test_a_model_that_scales_its_logits_is_refused(inputs, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(inputs[0], model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
+    with pytest.raises(trainer.TrainingError, match="final_logit_softcapping"):
+        trainer.train(_run(), model, inputs[1], tmp_path / "run")
 
 
 def test_a_non_finite_update_names_the_step_and_the_problems(inputs, tmp_path):

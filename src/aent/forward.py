@@ -4,8 +4,29 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from aent.rollout.engine import Rollouts
+
+SCALED_LOGITS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+"""Model options that change logits after the head; the entropy operation knows none of them."""
+
+
+def changed_logits(model: PreTrainedModel) -> list[str]:
+    """Why a model's logits are not its head's product, a phrase a reason; none for most models."""
+    config = model.config.get_text_config()
+    values = {name: getattr(config, name, None) for name in SCALED_LOGITS}
+    return [
+        f"models with {name} (given: {value}); it must be 1 or absent"
+        for name, value in values.items()
+        if value not in (None, 1)
+    ]
 
 
 def response_hidden(transformer: nn.Module, rollouts: Rollouts) -> Tensor:

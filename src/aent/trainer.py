@@ -32,6 +32,7 @@ from aent.config import Run
 from aent.critic import ValueModel
 from aent.entropy.coefficients import make_coefficient
 from aent.experience import Experience, Prompted, collect
+from aent.forward import changed_logits
 from aent.models import encode_prompt, eos_ids, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
 from aent.progress import Progress
@@ -90,6 +91,8 @@ class Session:
         torch.manual_seed(run.seed)
         self.tokenizer = load_tokenizer(model_dir)
         self.policy = load_model(model_dir)
+        if reasons := changed_logits(self.policy):
+            raise TrainingError(f"{model_dir}: training does not support {'; '.join(reasons)}")
         torch.nn.Module.to(self.policy, trainer.device)  # transformers' own `to` loses its types
         if trainer.gradient_checkpointing:
             self.policy.gradient_checkpointing_enable()

@@ -35,6 +35,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from aent.config import ConfigError
 from aent.entropy import CoefficientController, make_coefficient
+from aent.forward import changed_logits
 
 try:
     from trl import GRPOTrainer
@@ -52,14 +53,6 @@ log = logging.getLogger(__name__)
 
 STATE_NAME = "aent_coefficient.json"
 """File of the controller's state in a checkpoint."""
-SCALED_LOGITS = (
-    "final_logit_softcapping",
-    "logit_scale",
-    "output_multiplier",
-    "lm_head_multiplier",
-    "logits_scaling",
-)
-"""Model options that change logits after the head; the entropy operation knows none of them."""
 
 
 class AEntGRPOTrainer(GRPOTrainer):
@@ -218,7 +211,4 @@ def _unsupported(trainer: AEntGRPOTrainer) -> Iterator[str]:
         yield "DeepSpeed and FSDP; use one process or data parallelism (DDP)"
     if trainer.aux_loss_enabled:
         yield "the load-balancing loss of mixture-of-experts models; set router_aux_loss_coef=0"
-    config = trainer.model.config.get_text_config()
-    for name in SCALED_LOGITS:
-        if (value := getattr(config, name, None)) not in (None, 1):
-            yield f"models with {name} (given: {value}); it must be 1 or absent"
+    yield from changed_logits(trainer.model)
