@@ -37,6 +37,7 @@ def tiny_qwen():
 def ragged_rollouts():
     """Four rows (two prompts, two samples) with unequal prompts and responses."""
     import torch
+
     from aent.rollout.engine import Rollouts
 
     generator = torch.Generator().manual_seed(1)
