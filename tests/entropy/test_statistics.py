@@ -307,3 +307,10 @@ def test_min_p_keeps_what_reaches_the_threshold():
     weight = torch.tensor([[2.0], [1.0], [0.0], [-1.0]]) * math.log(2.0)
     got = token_statistics(torch.ones(1, 1), weight, torch.tensor([0]), space=MinP(epsilon=0.2499))
     assert got.kept_mass.item() == pytest.approx(7 / 7.5, rel=1e-6)
+
+
+def test_a_large_weight_with_few_rows(plain):
+    """Large enough for the product that is computed some columns at a time."""
+    hidden, weight, targets = plain.make(9, 9000, 512)
+    bias = torch.randn(9000, generator=torch.Generator().manual_seed(3))
+    plain.compare((hidden, weight, targets), RankFraction(drop=0.25), bias=bias)

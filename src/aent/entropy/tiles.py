@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 LN2 = math.log(2.0)
+FEW, LARGE, COLUMNS = 512, 1 << 22, 512
+"""On a CPU a product with few rows of a large weight is computed so many columns at a time: BLAS
+first copies the weight into an order of its own, and should find the copy in the cache."""
 FLOOR = {torch.float32: -100.0, torch.float64: -900.0}
 """Smallest score: no probability is denormal or 0, so that 0 * inf cannot occur."""
 
@@ -39,7 +42,7 @@ def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
         rows = max(16, (1 << 20) // vocabulary)
         return Tiles(rows, tokens=rows, vocabulary=vocabulary, selected=1 << 20, cached=1 << 18)
     rows = max(16, 20_000_000 // vocabulary)
-    return Tiles(rows, tokens=1024, vocabulary=8192, selected=1 << 20, cached=1 << 18)
+    return Tiles(rows, tokens=1024, vocabulary=4096, selected=1 << 20, cached=1 << 18)
 
 
 def spans(total: int, step: int) -> Iterator[slice]:
@@ -76,9 +79,15 @@ class Scores:
         """Compute a tile of logits, before the temperature, in the inputs' dtype, in the buffer."""
         hidden, weight = self.hidden[tokens], self.weight[vocabulary]
         out = buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
-        if self.bias is None:
-            return torch.mm(hidden, weight.t(), out=out)
-        return torch.addmm(self.bias[vocabulary], hidden, weight.t(), out=out)
+        few = out.is_cpu and self.wide and len(hidden) < FEW and weight.numel() > LARGE
+        step = COLUMNS if few else len(weight)
+        for block in spans(len(weight), step):
+            columns = weight[block].t()
+            if self.bias is None:
+                torch.mm(hidden, columns, out=out[:, block])
+            else:
+                torch.addmm(self.bias[vocabulary][block], hidden, columns, out=out[:, block])
+        return out
 
     def widen(self, tile: Tensor, scratch: Tensor) -> Tensor:
         """Return rows of a tile in the dtype of the sums: themselves, or a copy in `scratch`."""
