@@ -3,7 +3,8 @@
 Each operation does the forward and backward pass of the same loss on the same hidden states,
 weight and targets. Times are CPU seconds of the thread; rounds interleave the operations and
 medians are compared. Memory is measured in a fresh process for each operation, as the largest
-resident size above that with the inputs in place, less the weight's gradient. The operations:
+resident size above that with the inputs in place, less the weight's gradient once it exists. The
+operations:
 
     full         ours: log-probability and the entropy over the whole vocabulary
     clamped      ours: log-probability and the entropy of `rank_fraction` (a quarter dropped)
@@ -87,6 +88,8 @@ class Inputs:
     weight: Tensor
     targets: Tensor
     advantages: Tensor
+    forward_peak: int = 0
+    """Largest resident size until the backward pass began, in bytes."""
 
     @classmethod
     def make(cls, size: Size) -> Inputs:
@@ -106,6 +109,7 @@ class Inputs:
 
     def backward(self, logprob: Tensor, entropy: Tensor | None) -> None:
         """Differentiate a policy gradient loss with an entropy bonus."""
+        self.forward_peak = resident("VmHWM")
         loss = -(self.advantages * logprob).mean()
         if entropy is not None:
             loss = loss - COEFFICIENT * entropy.mean()
@@ -223,14 +227,19 @@ def resident(field: str) -> int:
 
 
 def peak_bytes(size: Size, name: str) -> int:
-    """Largest resident size of one run above the inputs and the weight's gradient."""
+    """Largest resident size of one run above the inputs and, once it exists, the weight's gradient.
+
+    The forward pass is looked at by itself: its peak must not hide in the room of a gradient that
+    is allocated later.
+    """
     OPERATIONS[name](Inputs.make(Size(64, size.width, 16, size.dtype)))
     inputs = Inputs.make(size)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = resident("VmRSS")
     OPERATIONS[name](inputs)
-    return resident("VmHWM") - before - inputs.weight.numel() * inputs.weight.element_size()
+    gradient = inputs.weight.numel() * inputs.weight.element_size()
+    return max(inputs.forward_peak, resident("VmHWM") - gradient) - before
 
 
 def measure_memory(size: Size, name: str) -> float:
