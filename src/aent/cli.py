@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--method", required=True, help="a name under methods, or a swept one")
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--output", type=Path, help="default: the run's folder under results")
+    train.add_argument("--log", type=Path, help="a file that gets the log too")
     train.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
     runs = commands.add_parser("runs", help="list the runs that the configuration asks for")
     runs.add_argument("--config", type=Path, default=Path("config/config.yaml"))
@@ -30,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(run.name for run in config.runs()))
         else:
             run = config.run(options.setting, options.method, options.seed)
+            first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes the log
+            configure_logging(options.log if first else None)
             _train(config, run, options.output, not options.no_mlflow)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -46,7 +50,6 @@ def _train(config: Config, run: Run, output: Path | None, mirror: bool) -> None:
             f"{run.name} needs {' and '.join(missing)}; make them with: "
             f"snakemake --cores 1 {' '.join(missing)}"
         )
-    configure_logging()
     # Imported late: torch takes seconds, and a wrong option should not.
     from aent.tracking import create_store, tracking_uri
     from aent.trainer import train

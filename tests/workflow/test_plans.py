@@ -105,8 +105,8 @@ def test_rules_say_what_they_need(path):
         "log:",
         "benchmark:",
         "threads:",
-        "mem_mb=",
-        "runtime=",
+        r"(mem_mb=|\*\*\w+_needs\()",
+        r"(runtime=|\*\*\w+_needs\()",
         "script:",
     ):
         found = re.findall(rf"^ +{directive}", text, flags=re.MULTILINE)

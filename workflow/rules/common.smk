@@ -42,6 +42,9 @@ RESULTS = str(study.results)
 RUNS = study.runs()
 SETTINGS = list(dict.fromkeys(run.setting_name for run in RUNS))
 
+# Keys of a setting's evaluation that do not change a score.
+UNSCORED_KEYS = {"checkpoints_per_job", "gpus", "memory_mb", "runtime_minutes"}
+
 
 def one_of(names):
     """A wildcard's pattern that allows these names and nothing else."""
@@ -92,9 +95,41 @@ def recipe_of(setting):
     return lambda wildcards: study.run(setting, wildcards.method, int(wildcards.seed)).recipe
 
 
-def memory_of(setting):
-    """Function of the attempt: a job that ran out of memory is tried again with more."""
-    return lambda wildcards, attempt: study.settings[setting].trainer.memory_mb * attempt
+def memory(megabytes):
+    """Function of the attempt: a job that may have run out of memory is tried again with more."""
+    return lambda wildcards, attempt: megabytes * (attempt + 1) // 2
+
+
+def devices(gpus, nodes=1):
+    """GPUs of a job by the names that the Slurm plugin knows.
+
+    On several nodes the job's own command starts a launcher on each (aent.launch), which the
+    plugin has to be told as if it were MPI; `tasks_per_gpu: 0` keeps it from adding tasks.
+    """
+    if nodes == 1:
+        return {"gpu": gpus}
+    tasks = {"nodes": nodes, "tasks": nodes, "mpi": "srun", "tasks_per_gpu": 0}
+    return tasks | {"gres": f"gpu:{gpus // nodes}"}
+
+
+def training_needs(setting):
+    """Resources of a training job."""
+    trainer = study.settings[setting].trainer
+    return {
+        "mem_mb": memory(trainer.memory_mb),
+        "runtime": trainer.runtime_minutes,
+        **devices(trainer.gpus, trainer.nodes),
+    }
+
+
+def evaluation_needs(setting):
+    """Resources of an evaluation job; what the configuration leaves open is the trainer's."""
+    trainer, part = study.settings[setting].trainer, study.settings[setting].evaluation
+    return {
+        "mem_mb": memory(part.memory_mb or trainer.memory_mb),
+        "runtime": part.runtime_minutes or trainer.runtime_minutes,
+        **devices(min(1, trainer.gpus) if part.gpus is None else part.gpus),
+    }
 
 
 def evaluation_of(setting):
@@ -102,7 +137,7 @@ def evaluation_of(setting):
     part = study.settings[setting]
     return {
         "prompt": part.prompt.model_dump(mode="json"),
-        "evaluation": part.evaluation.model_dump(mode="json", exclude={"checkpoints_per_job"}),
+        "evaluation": part.evaluation.model_dump(mode="json", exclude=UNSCORED_KEYS),
     }
 
 

@@ -21,9 +21,7 @@ for setting in SETTINGS:
             "../envs/aent.yml"
         threads: study.settings[setting].trainer.threads
         resources:
-            mem_mb=memory_of(setting),
-            runtime=study.settings[setting].trainer.runtime_minutes,
-            gpu=min(1, study.settings[setting].trainer.gpus),
+            **evaluation_needs(setting),
         params:
             setting=setting,
             steps=[0],
@@ -65,9 +63,7 @@ for setting in SETTINGS:
                 "../envs/aent.yml"
             threads: study.settings[setting].trainer.threads
             resources:
-                mem_mb=memory_of(setting),
-                runtime=study.settings[setting].trainer.runtime_minutes,
-                gpu=min(1, study.settings[setting].trainer.gpus),
+                **evaluation_needs(setting),
             params:
                 setting=setting,
                 steps=steps,

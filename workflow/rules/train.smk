@@ -27,9 +27,7 @@ for setting in SETTINGS:
             "../envs/aent.yml"
         threads: study.settings[setting].trainer.threads
         resources:
-            mem_mb=memory_of(setting),
-            runtime=study.settings[setting].trainer.runtime_minutes,
-            gpu=study.settings[setting].trainer.gpus,
+            **training_needs(setting),
         params:
             setting=setting,
             recipe=recipe_of(setting),

@@ -26,7 +26,7 @@ from aent.config.setting import Setting
 RESERVED = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "benchmarks"}
 
 # Keys of a setting's trainer that do not change what is learned.
-UNTRAINED_KEYS = {"memory_mb", "runtime_minutes", "state_every"}
+UNTRAINED_KEYS = {"memory_mb", "nodes", "runtime_minutes", "state_every"}
 
 
 class ConfigError(ValueError):

@@ -70,11 +70,13 @@ class Trainer(Strict):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     threads: int = Field(default=1, ge=1)
-    """CPU threads of a run."""
+    """CPU threads of a run on each of its nodes."""
     memory_mb: int = Field(default=2000, ge=500)
-    """Memory of a run, for the scheduler."""
+    """Memory of a run on each of its nodes, for the scheduler; a second attempt gets half more."""
     gpus: int = Field(default=0, ge=0)
-    """GPUs of a run, for the scheduler."""
+    """GPUs of a run, all nodes together; each is driven by a process of its own."""
+    nodes: int = Field(default=1, ge=1)
+    """Nodes of a cluster that a run's GPUs are on, as many on each; must divide `gpus`."""
     runtime_minutes: int = Field(default=60, ge=1)
     """Longest runtime of a run, for the scheduler."""
 
@@ -86,7 +88,14 @@ class Trainer(Strict):
             )
         if (self.device == "cuda") != (self.gpus > 0):
             raise ValueError(f"device {self.device} does not go with gpus {self.gpus}")
+        if self.processes % self.nodes:
+            raise ValueError(f"nodes {self.nodes} does not divide gpus {self.gpus}")
         return self
+
+    @property
+    def processes(self) -> int:
+        """Processes that train one run together."""
+        return max(1, self.gpus)
 
     @property
     def checkpoint_steps(self) -> list[int]:
@@ -117,6 +126,12 @@ class Evaluation(Strict):
     """Seed of the sampling."""
     checkpoints_per_job: int | None = Field(default=None, ge=1)
     """Checkpoints that one job evaluates; all of a run when absent."""
+    gpus: int | None = Field(default=None, ge=0)
+    """GPUs of a job; when absent one if training uses any, else none."""
+    memory_mb: int | None = Field(default=None, ge=500)
+    """Memory of a job, for the scheduler; the trainer's when absent."""
+    runtime_minutes: int | None = Field(default=None, ge=1)
+    """Longest runtime of a job, for the scheduler; the trainer's when absent."""
 
     @model_validator(mode="after")
     def _tested_or_validated(self) -> Evaluation:
