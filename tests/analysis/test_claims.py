@@ -189,6 +189,14 @@ def test_larger_is_better(check, slopes, verdict):
     assert row["estimate"] == pytest.approx(np.mean(slopes))
 
 
+def test_the_proposed_method_may_be_a_point_of_its_sweep(check, synthetic):
+    data = synthetic.config_data()
+    data["sweeps"]["aent-drop"]["values"] = [0, 0.33, 0.5]
+    scores = {"aent-drop0": [0.5] * 3, "aent": [0.533] * 3, "aent-drop0.5": [0.55] * 3}
+    row = check(scores, config=parse(data)).loc["larger_is_better"]
+    assert row["estimate"] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     ("quarter", "half", "verdict"),
     [

@@ -92,7 +92,8 @@ class Case:
         self.metrics = metrics[metrics["setting"] == setting]
         self.seeds = claims.seeds
         self.swept = list(config.points_of(claims.sweep))
-        methods = [claims.baseline, claims.plain, claims.proposed, *self.swept]
+        # Without repeats: the proposed method may be a point of its own sweep.
+        methods = config.expand([claims.baseline, claims.plain, claims.proposed, claims.sweep])
         chosen = select_checkpoints(config, setting, methods, claims.seeds, scores)
         self.averages = chosen.set_index(["method", "selection", "seed"])["average"]
         self.selections = [s for s in SELECTIONS if s in set(chosen["selection"])]
