@@ -38,9 +38,10 @@ def test_keeps_the_newest_two(tmp_path):
         lambda data: data[: len(data) // 2],
         lambda data: b"",
         lambda data: data[:200] + bytes([data[200] ^ 1]) + data[201:],
-        lambda data: b"X" + data[1:],
+        lambda data: data[:-1] + b"X",
+        lambda data: data + b"X",
     ],
-    ids=["one byte short", "half", "empty", "bit flip", "wrong magic"],
+    ids=["one byte short", "half", "empty", "bit flip", "wrong magic", "one byte more"],
 )
 def test_falls_back_to_the_state_before_a_damaged_one(tmp_path, caplog, damage):
     save_state(tmp_path, 1, {"value": 1})
@@ -53,7 +54,7 @@ def test_falls_back_to_the_state_before_a_damaged_one(tmp_path, caplog, damage):
 
 def test_only_damaged_states_stop_the_run(tmp_path):
     save_state(tmp_path, 1, {}).write_bytes(b"torn")
-    with pytest.raises(StateError, match="none of the 1 states is intact"):
+    with pytest.raises(StateError, match="none of the 1 states is usable"):
         load_state(tmp_path)
 
 

@@ -128,7 +128,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator() -> None:
 @pytest.mark.parametrize(
     ("removed", "message"),
     [
-        ("config.json", r"not a model: no config.json .*found \['generation_config.json'"),
+        ("config.json", r"not a model: no config.json .*found \['checksums.json'"),
         ("model.safetensors", r"not a model: no weights \(\*.safetensors, pytorch_model"),
     ],
 )
@@ -153,6 +153,7 @@ def test_a_hub_id_that_cannot_be_had() -> None:
 
 
 def test_broken_files(directory: Path) -> None:
+    (directory / "checksums.json").unlink()  # a model from elsewhere has none
     (directory / "model.safetensors").write_bytes(b"broken")
     with pytest.raises(ModelError, match="cannot be opened"):
         load_model(directory)
@@ -163,6 +164,7 @@ def test_broken_files(directory: Path) -> None:
 
 def test_weights_that_lack_a_part(directory: Path) -> None:
     """transformers would fill them at random."""
+    (directory / "checksums.json").unlink()
     shape = json.loads((directory / "config.json").read_text())
     layers = {"num_hidden_layers": 3, "layer_types": ["full_attention"] * 3}
     (directory / "config.json").write_text(json.dumps(shape | layers))
@@ -206,3 +208,18 @@ def test_end_of_sequence_of_the_generation_configuration(
     model = load_model(directory)
     model.generation_config.eos_token_id = [1, 7]
     assert eos_ids(model, tokenizer) == [1, 7]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("change", ["flip", "cut", "remove"])
+def test_a_damaged_file_is_named(directory: Path, name: str, change: str) -> None:
+    file = directory / name
+    data = bytearray(file.read_bytes())
+    middle = len(data) // 2
+    data[middle] ^= 1
+    if change == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(data if change == "flip" else data[:middle])
+    with pytest.raises(ModelError, match=str(file) if change != "remove" else str(directory)):
+        load_model(directory)

@@ -18,12 +18,12 @@ from mlflow.tracking import MlflowClient
 from aent.config import parse
 from aent.mirror import Store, parameters, run_tags
 from aent.tracking import (
+    RecordError,
     RunRecorder,
     create_store,
     log_artifacts,
     log_scores,
     mirror_run,
-    read_rows,
     tracking_uri,
 )
 
@@ -261,18 +261,9 @@ def test_artifacts_on_the_summary_run(tmp_path, uri):
     assert names == ["figures/figure.svg"]
 
 
-def test_last_line_cut_by_a_crash_is_left_out(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "a": 2.0}\n{"step": 2, "a"')
-    assert read_rows(path) == [{"step": 1, "a": 2.0}]
-    path.write_text('{"step"\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="line 1: not JSON"):
-        read_rows(path)
-
-
-def test_lost_rows_are_said(tmp_path, caplog):
-    RunRecorder(tmp_path, RUN, None, first_step=3)
-    assert "0 rows before step 3" in caplog.text
+def test_missing_rows_stop_the_run(tmp_path):
+    with pytest.raises(RecordError, match=r"state/metrics.jsonl: 0 intact rows where steps 1 to 2"):
+        RunRecorder(tmp_path, RUN, None, first_step=3)
 
 
 def test_tracking_uri():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from aent import checksums
 from aent.config.model import ScratchModel
 from aent.config.setting import Prompt
+from aent.files import StorageError, replacing
 from aent.problems.synthetic import first_words
 from aent.problems.synthetic import vocabulary as task_vocabulary
 
@@ -98,13 +100,15 @@ def load_model(
     revision: str = "main",
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
-    """Open a model directory, or a hub id `owner/name`.
+    """Open a model directory, or a hub id `owner/name`. Checksums are compared where there are any.
 
     Raises:
-        ModelError: the directory is not a model, or the hub does not give it.
+        ModelError: the directory is not a model or was damaged, or the hub does not give it.
     """
     _check_directory(path, "config.json", ("config.json",))
     _check_directory(path, "weights", _WEIGHTS)
+    if (Path(path) / checksums.NAME).exists() and (fault := checksums.damage(Path(path))):
+        raise ModelError(f"{fault}; remove {checksums.NAME} if the change is meant")
     model, info = _open(
         AutoModelForCausalLM,
         path,
@@ -169,24 +173,30 @@ def _open(loader: Any, path: str | Path, **options: Any) -> Any:
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: str | Path,
+    guard: Callable[[], object] | None = None,
 ) -> None:
-    """Save a model directory that the Auto classes open: all of it or nothing.
+    """Save a model directory that the Auto classes open: all of it or nothing, with checksums.
 
-    Written beside the target and renamed, so that an interruption leaves no half model. One process
-    at a time may save to a path.
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        path: the directory; what was there is replaced.
+        guard: called before the directory takes its name; see `aent.files.replacing`.
+
+    Raises:
+        aent.files.StorageError: the disk is full or gone.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (path.with_name(f".{path.name}.{tag}") for tag in ("new", "old"))
-    for leftover in (fresh, old):  # of an interrupted save
-        shutil.rmtree(leftover, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    with replacing(Path(path), guard) as fresh:
+        try:
+            model.save_pretrained(fresh)
+            tokenizer.save_pretrained(fresh)
+            checksums.write_checksums(fresh)
+        # safetensors and tokenizers have errors of their own, the latter a bare Exception.
+        except Exception as error:
+            raise StorageError(f"{path}: the model cannot be saved: {error}") from error
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, prompt: Prompt) -> list[int]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from aent.config import Config, Run
+from aent.files import naming, replacing
+from aent.journal import encode, read_journal
 from aent.mirror import Mirror, Store, run_tags
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,10 @@ def tracking_uri(config: Config) -> str | None:
     if not config.tracking.enabled:
         return None
     return config.tracking.uri or f"sqlite:///{config.results / 'mlflow' / 'mlflow.db'}"
+
+
+class RecordError(RuntimeError):
+    """The metric rows of an interrupted run are not all there; the message names the file."""
 
 
 class RunRecorder:
@@ -54,19 +60,22 @@ class RunRecorder:
             first_step: the next step; rows from there on, left by an interrupted run whose state
                 was older than its rows, are dropped.
             info: further MLflow tags.
+
+        Raises:
+            RecordError: rows before `first_step` are missing or damaged.
+            aent.files.StorageError: the disk is full or gone.
         """
         self.directory = directory
-        self.path = directory / "state" / "metrics.jsonl"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows = [row for row in read_rows(self.path) if row["step"] < first_step]
-        if len(self.rows) != first_step - 1:
-            log.warning(
-                "%s: %d rows before step %d; the other steps' metrics are lost",
-                self.path,
-                len(self.rows),
-                first_step,
+        self.path = metrics_path(directory)
+        self.rows = [row for row in read_journal(self.path) if row["step"] < first_step]
+        if [row["step"] for row in self.rows] != list(range(1, first_step)):
+            raise RecordError(
+                f"{self.path}: {len(self.rows)} intact rows where steps 1 to {first_step - 1} "
+                "are expected"
             )
-        _replace(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        # A new file: what a process thought dead still writes goes to the old one.
+        with replacing(self.path) as partial:
+            partial.write_text("".join(encode(row) for row in self.rows), encoding="utf-8")
         self.file = self.path.open("a", encoding="utf-8")
         self.mlflow_run_id = None
         self.mirror: Mirror | None = None
@@ -75,13 +84,23 @@ class RunRecorder:
             self.mirror = Mirror(tracking_uri, run, tags, self.rows)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Record a step: on disk when this returns, in MLflow soon."""
+        """Record a step: in the file when this returns, in MLflow soon.
+
+        Raises:
+            aent.files.StorageError: the disk is full or gone.
+        """
         row: Row = {"step": step} | {name: float(value) for name, value in metrics.items()}
+        with naming(self.path):
+            self.file.write(encode(row))
+            self.file.flush()
         self.rows.append(row)
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
         if self.mirror is not None:
             self.mirror.put(row)
+
+    def sync(self) -> None:
+        """Make the rows so far survive a power cut; call before a state counts on them."""
+        with naming(self.path):
+            os.fsync(self.file.fileno())
 
     def finish(self) -> Path:
         """Write metrics.parquet, fill what MLflow lacks, end the MLflow run.
@@ -93,34 +112,19 @@ class RunRecorder:
 
         self.file.close()
         target = self.directory / "metrics.parquet"
-        partial = target.with_suffix(".partial")
         frame = pd.DataFrame(self.rows)
         if not frame.empty:
             frame = frame.astype({"step": "int64"})
-        frame.to_parquet(partial, index=False)
-        os.replace(partial, target)
+        with replacing(target) as partial:
+            frame.to_parquet(partial, index=False)
         if self.mirror is not None:
             self.mlflow_run_id = self.mirror.finish()
         return target
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a metrics.jsonl; a last line cut off by a crash is left out.
-
-    Raises:
-        ValueError: another line than the last is not JSON.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from None
-    return rows
+def metrics_path(directory: Path) -> Path:
+    """Where a run in progress keeps its metric rows."""
+    return directory / "state" / "metrics.jsonl"
 
 
 def create_store(uri: str, artifacts: Path, experiments: list[str] | None = None) -> None:
@@ -238,9 +242,3 @@ def _try(write: Any, what: str, uri: str) -> bool:
         log.warning("MLflow (%s) lacks %s: %s", uri, what, error)
         return False
     return True
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
