@@ -33,7 +33,10 @@ def main() -> None:
     """Serve comparisons until standard input closes."""
     limit_s = float(sys.argv[1])
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # it may be ignored where we come from
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which closes our input
+    # Ctrl-C, or the end of a cluster job, is the parent's matter, which closes our input. Dying of
+    # it first would look like a wrong answer.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     # Unused limits stay as they are; a lower hard limit of the user's own must not be raised.
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
