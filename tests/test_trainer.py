@@ -1,6 +1,7 @@
 """The loop: what a run writes, that it repeats itself, and that it survives an interruption."""
 
 import json
+import math
 import shutil
 
 import pandas as pd
@@ -9,9 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from aent import trainer
+from aent.checkpoint import load_state
 from aent.config import Run
 from aent.config.data import SyntheticProblems
 from aent.config.model import ScratchModel
+from aent.folder import RunFolder
 from aent.models import build_tokenizer, create_model, save_model
 from aent.problems import load_problems
 from aent.problems.record import write_problems
@@ -99,6 +102,15 @@ def test_a_run_writes_all_it_declares(inputs, tmp_path, method):
     assert info["run"]["method"]["advantage"]["kind"] == METHODS[method]["advantage"]
     completions = pd.read_parquet(tmp_path / "completions.parquet")
     assert completions.groupby("step").size().to_dict() == {1: 8, 2: 8, 4: 8, 5: 8}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "checkpoints",
+        "completions.parquet",
+        "metrics.parquet",
+        "run.json",
+        "state",
+    ]
+    RunFolder(tmp_path).discard_state()
+    assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "state").exists()
     assert ("loss/value" in metrics) == (method == "ppo")
 
@@ -120,15 +132,15 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(
 ):
     run = _run(method, state_every=state_every)
     trainer.train(run, *inputs, tmp_path / "whole")
-    take_step = trainer.Session.take_step
+    learn = trainer.Session.learn
 
-    def interrupted(session, verifier):
+    def interrupted(session, experience):
         if session.step == 3:
             raise KeyboardInterrupt
-        return take_step(session, verifier)
+        return learn(session, experience)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Session, "take_step", interrupted)
+        patch.setattr(trainer.Session, "learn", interrupted)
         with pytest.raises(KeyboardInterrupt):
             trainer.train(run, *inputs, tmp_path / "torn")
     assert not (tmp_path / "torn" / "metrics.parquet").exists()
@@ -150,6 +162,9 @@ def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):
     assert other.step == 0
     assert "starting afresh" in caplog.text
     assert not (tmp_path / "state").exists()
+    [aside] = tmp_path.glob("state-other-*")
+    assert str(aside) in caplog.text
+    assert load_state(aside)["run_hash"] == _run().hash
 
 
 def test_the_coefficient_follows_the_entropy(inputs, tmp_path):
@@ -181,15 +196,29 @@ def test_too_few_prompts_stop_before_training(inputs, tmp_path):
 def test_a_model_that_scales_its_logits_is_refused(inputs, tmp_path):
     model = tmp_path / "model"
     shutil.copytree(inputs[0], model)
+    (model / "checksums.json").unlink()
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
     with pytest.raises(trainer.TrainingError, match="final_logit_softcapping"):
         trainer.train(_run(), model, inputs[1], tmp_path / "run")
 
 
-def test_a_non_finite_update_names_the_step_and_the_problems(inputs, tmp_path):
-    session = trainer.Session(_run(), *inputs, tmp_path)
-    with torch.no_grad():
-        session.policy.get_input_embeddings().weight.fill_(float("nan"))
-    with trainer.Verifier() as verifier, pytest.raises(trainer.TrainingError, match="step 1"):
-        session.take_step(verifier)
+def test_a_non_finite_update_leaves_the_last_state_and_a_dump(inputs, tmp_path, monkeypatch):
+    collect = trainer.Session.collect
+
+    def spoiled(session, verifier):
+        experience = collect(session, verifier)
+        if session.step == 2:
+            experience.estimate.advantages[1, 0] = float("nan")
+        return experience
+
+    monkeypatch.setattr(trainer.Session, "collect", spoiled)
+    with pytest.raises(trainer.TrainingError, match=r"s/grpo/seed0, step 3: the loss is nan; prob"):
+        trainer.train(_run(), *inputs, tmp_path)
+    assert load_state(tmp_path / "state")["step"] == 2
+    dump = json.loads((tmp_path / "failures" / "step-3.json").read_text())
+    assert (dump["step"], dump["error"]) == (3, "the loss is nan")
+    assert [row["row"] for row in dump["responses"]] == [0, 1, 2, 3]  # the first of two minibatches
+    assert len(dump["problems"]) == 2
+    assert math.isnan(dump["responses"][1]["advantages"][0])
+    assert {len(row["tokens"]) == len(row["logprobs"]) for row in dump["responses"]} == {True}

@@ -10,8 +10,9 @@ from aent.config.method import Method
 from aent.config.setting import Trainer
 from aent.critic import ValueModel
 from aent.experience import Experience
+from aent.failure import NonFiniteError
 from aent.forward import response_hidden
-from aent.update import NonFiniteError, TokenMeans, Updater
+from aent.update import TokenMeans, Updater
 
 ADVANTAGES = torch.tensor([1.2, -0.7, 0.4, -1.5])
 BASE = {"advantage": "grpo", "surrogate": "ppo_clip"}

@@ -51,10 +51,13 @@ def _train(config: Config, run: Run, output: Path | None, mirror: bool) -> None:
             f"snakemake --cores 1 {' '.join(missing)}"
         )
     # Imported late: torch takes seconds, and a wrong option should not.
+    from aent.folder import RunFolder
     from aent.tracking import create_store, tracking_uri
     from aent.trainer import train
 
     uri = tracking_uri(config) if mirror else None
     if uri:
         create_store(uri, config.results / "mlflow" / "artifacts")
-    train(run, model, problems, output or config.results / run.name, uri)
+    target = output or config.results / run.name
+    train(run, model, problems, target, uri)
+    RunFolder(target).discard_state()

@@ -2,9 +2,12 @@
 
 Differs from the textbook in three ways. Everything random in a step (which prompts, which tokens)
 is a function of the run's seed and the step's number, so an interrupted run goes on bit for bit
-from its last state. What a resumed run needs lives in `state/`, outside the declared outputs that
-Snakemake deletes after a failure; checkpoints are published when the run is complete. Entropies of
-the full vocabulary and of the clamped space are recorded in every run, whatever the loss uses.
+from its last state. What a resumed run needs lives in `state/` (see `aent.folder`); checkpoints are
+published when the run is complete. Entropies of the full vocabulary and of the clamped space are
+recorded in every run, whatever the loss uses.
+
+One process at a time writes to a run's folder (`aent.lease`), and looks whether it still may before
+each write. SIGTERM ends it with status 75 and a saved state (`aent.signals`).
 
 By hand, after `snakemake results/models/tiny results/problems/train.jsonl`:
 
@@ -14,17 +17,12 @@ By hand, after `snakemake results/models/tiny results/problems/train.jsonl`:
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-import shutil
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from aent.checkpoint import load_state, save_state
@@ -32,7 +30,10 @@ from aent.config import Run
 from aent.critic import ValueModel
 from aent.entropy.coefficients import make_coefficient
 from aent.experience import Experience, Prompted, collect
+from aent.failure import NonFiniteError, write_dump
+from aent.folder import RunFolder, completion_steps
 from aent.forward import changed_logits
+from aent.lease import Lease
 from aent.models import encode_prompt, eos_ids, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
 from aent.progress import Progress
@@ -40,38 +41,15 @@ from aent.provenance import describe_run, digest
 from aent.rewards import Verifier
 from aent.rollout.engine import Sampling
 from aent.rollout.transformers import TransformersEngine
+from aent.signals import Terminated, Termination
 from aent.tracking import RunRecorder
-from aent.update import NonFiniteError, Updater
+from aent.update import Updater
 
 log = logging.getLogger(__name__)
-
-SHOWN_PROMPTS = 4  # prompts a checkpoint whose completions are kept to read
 
 
 class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says where and why."""
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where a run keeps its things: declared outputs, and the state outside them."""
-
-    output: Path
-
-    @property
-    def state(self) -> Path:
-        """What an interrupted run goes on from."""
-        return self.output / "state"
-
-    @property
-    def pending_checkpoints(self) -> Path:
-        """Checkpoints before the run is complete."""
-        return self.state / "checkpoints"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Published checkpoints."""
-        return self.output / "checkpoints"
 
 
 class Session:
@@ -81,10 +59,11 @@ class Session:
         """Load the base model, or go on from the last state in `output`.
 
         Raises:
-            TrainingError: too few usable prompts, or a state that belongs to another run.
+            TrainingError: too few usable prompts.
+            aent.checkpoint.StateError: states are damaged, and none is usable.
             aent.models.ModelError, aent.problems.record.ProblemError: bad inputs.
         """
-        self.run, self.folders = run, Folders(output)
+        self.run, self.folder = run, RunFolder(output)
         self.inputs = {"model": digest(model_dir), "problems": digest(problems)}
         trainer, rollout = run.setting.trainer, run.setting.rollout
         torch.set_num_threads(trainer.threads)
@@ -115,7 +94,8 @@ class Session:
             eos_ids(self.policy, self.tokenizer),
             rollout.rows,
         )
-        self.step = self._resume()
+        self.began = time.perf_counter()
+        self.step = self.saved = self._resume()
 
     def _prompts(self, path: Path) -> tuple[list[Prompted], int]:
         setting = self.run.setting
@@ -138,15 +118,19 @@ class Session:
         return kept, len(encoded) - len(kept)
 
     def _resume(self) -> int:
-        state = load_state(self.folders.state, self.run.setting.trainer.device)
+        trainer = self.run.setting.trainer
+        state = load_state(
+            self.folder.state, trainer.device, lambda step: self.folder.lacking(step, trainer)
+        )
         if state is None:
             return 0
         if (state["run_hash"], state["inputs"]) != (self.run.hash, self.inputs):
             log.warning(
-                "%s is of another configuration, base model or problem file: starting afresh",
-                self.folders.state,
+                "%s is of another configuration, base model or problem file: starting afresh; "
+                "it is now %s, to be removed when nobody needs it",
+                self.folder.state,
+                self.folder.set_state_aside(),
             )
-            shutil.rmtree(self.folders.state)
             return 0
         self.policy.load_state_dict(state["policy"])
         self.updater.optimizer.load_state_dict(state["optimizer"])
@@ -158,8 +142,15 @@ class Session:
         log.info("going on after step %d", state["step"])
         return int(state["step"])
 
-    def save(self) -> None:
-        """Write the state after the current step."""
+    def save(self, guard: Callable[[], object] = lambda: None) -> None:
+        """Write the state after the current step.
+
+        Args:
+            guard: see `aent.checkpoint.save_state`.
+
+        Raises:
+            aent.files.StorageError: the disk is full or gone; earlier states are unharmed.
+        """
         state: dict[str, Any] = {
             "run_hash": self.run.hash,
             "inputs": self.inputs,
@@ -171,21 +162,18 @@ class Session:
             state["critic_optimizer"] = self.updater.critic_optimizer.state_dict()
         if self.coefficient is not None:
             state["coefficient"] = self.coefficient.state_dict()
-        save_state(self.folders.state, self.step, state)
+        save_state(self.folder.state, self.step, state, guard=guard)
+        self.saved = self.step
 
-    def take_step(self, verifier: Verifier) -> tuple[dict[str, float], Experience]:
-        """One global step; returns its metrics and what was collected.
-
-        Raises:
-            TrainingError: the loss or gradient is not finite; the update was not applied.
-        """
-        start = time.perf_counter()
+    def collect(self, verifier: Verifier) -> Experience:
+        """What the next step learns from. Changes nothing, so it may be left at any point."""
+        self.began = time.perf_counter()
         step = self.step + 1
         generator = torch.Generator(self.policy.device).manual_seed(
             _seed(self.run.seed, step, "sampling")
         )
         self.policy.eval()
-        experience = collect(
+        return collect(
             self.engine,
             self.tokenizer,
             verifier,
@@ -195,33 +183,51 @@ class Session:
             generator,
             self.critic,
         )
-        collected = time.perf_counter()
+
+    def learn(self, experience: Experience) -> dict[str, float]:
+        """Finish the step with what was collected; returns its metrics.
+
+        Raises:
+            TrainingError: the loss, gradient or a weight is not finite; a dump was written.
+        """
+        start = time.perf_counter()
+        step = self.step + 1
         coefficient = self.coefficient.value if self.coefficient else 0.0
         self.policy.train()
+        torch.manual_seed(_seed(self.run.seed, step, "update"))  # for models with dropout
         try:
             metrics = self.updater.update(step, experience, coefficient)
         except NonFiniteError as error:
-            ids = [item.problem.id for item in experience.prompted]
-            raise TrainingError(f"{self.run.name}, step {step}: {error}; problems {ids}") from error
+            dump = self.folder.output / "failures" / f"step-{step}.json"
+            ids = write_dump(dump, step, experience, coefficient, error)
+            raise TrainingError(
+                f"{self.run.name}, step {step}: {error}; problems {ids}; see {dump}"
+            ) from error
         if self.coefficient is not None and self.run.method.entropy is not None:
             full = self.updater.bonus_is_full
             self.coefficient.update(step, metrics["entropy/full" if full else "entropy/clamped"])
         end = time.perf_counter()
         self.step = step
         tokens = int(experience.rollouts.response_mask.sum())
-        metrics |= experience.metrics() | {
-            "entropy/coefficient": coefficient,
-            "time/update_s": end - collected,
-            "time/step_s": end - start,
-            "throughput/tokens_per_s": tokens / (end - start),
-        }
-        return metrics, experience
+        return (
+            metrics
+            | experience.metrics()
+            | {
+                "entropy/coefficient": coefficient,
+                "time/update_s": end - start,
+                "time/step_s": end - self.began,
+                "throughput/tokens_per_s": tokens / (end - self.began),
+            }
+        )
 
 
 def train(
     run: Run, model_dir: Path, problems: Path, output: Path, tracking_uri: str | None = None
 ) -> None:
     """Train one run, or finish an interrupted one, and write all its outputs.
+
+    The state stays, because whoever asked for the outputs may lose them before they are accepted;
+    `RunFolder.discard_state` drops it then. Until that, training a finished run publishes it again.
 
     Args:
         run: the resolved run.
@@ -233,33 +239,57 @@ def train(
 
     Raises:
         TrainingError: see `Session`.
+        aent.lease.LeaseError: another process writes to the folder.
+        aent.signals.Terminated: SIGTERM; the state is saved.
+        aent.files.StorageError: the disk is full or gone; what was saved is unharmed.
     """
     started = time.time()
-    session = Session(run, model_dir, problems, output)
-    folders, trainer = session.folders, run.setting.trainer
-    recorder = RunRecorder(output, run, tracking_uri, first_step=session.step + 1)
-    progress = Progress(run.name, trainer.steps, session.step)
-    with Verifier() as verifier:
-        while session.step < trainer.steps:
-            metrics, experience = session.take_step(verifier)
-            recorder.log(session.step, metrics)
-            progress.show(session.step, metrics)
-            at_checkpoint = session.step in trainer.checkpoint_steps
-            if at_checkpoint:
-                folder = folders.pending_checkpoints / f"step-{session.step}"
-                save_model(session.policy, session.tokenizer, folder)
-            if at_checkpoint or session.step == 1:
-                _keep_completions(folders, session.step, experience)
-            if session.step % trainer.state_every == 0 or session.step == trainer.steps:
-                session.save()
-    recorder.finish()
-    info = describe_run(run, started) | {
-        "inputs": session.inputs,
-        "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),
-        "prompts_left_out": session.left_out,
-        "mlflow_run_id": recorder.mlflow_run_id,
-    }
-    _publish(folders, trainer.checkpoint_steps, info)
+    with Termination() as termination, Lease(output) as lease:
+        RunFolder(output).sweep()
+        session = Session(run, model_dir, problems, output)
+        recorder = RunRecorder(output, run, tracking_uri, first_step=session.step + 1)
+        _take_steps(session, recorder, lease, termination)
+        lease.check()
+        recorder.finish()
+        info = describe_run(run, started) | {
+            "inputs": session.inputs,
+            "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),
+            "prompts_left_out": session.left_out,
+            "mlflow_run_id": recorder.mlflow_run_id,
+        }
+        lease.check()
+        session.folder.publish(run.setting.trainer.checkpoint_steps, info)
+
+
+def _take_steps(
+    session: Session, recorder: RunRecorder, lease: Lease, termination: Termination
+) -> None:
+    """The loop. A state is saved after all that it counts on."""
+    trainer, folder = session.run.setting.trainer, session.folder
+    progress = Progress(session.run.name, trainer.steps, session.step)
+    try:
+        with Verifier() as verifier:
+            while session.step < trainer.steps:
+                experience = session.collect(verifier)
+                with termination.deferred():
+                    metrics = session.learn(experience)
+                    lease.check()
+                    recorder.log(session.step, metrics)
+                    progress.show(session.step, metrics)
+                    if session.step in trainer.checkpoint_steps:
+                        pending = folder.pending_checkpoint(session.step)
+                        save_model(session.policy, session.tokenizer, pending, lease.check)
+                    if session.step in completion_steps(trainer):
+                        folder.keep_completions(session.step, experience, lease.check)
+                    if session.step % trainer.state_every == 0 or session.step == trainer.steps:
+                        recorder.sync()
+                        session.save(lease.check)
+    except Terminated:
+        if session.saved < session.step:
+            recorder.sync()
+            session.save(lease.check)
+        log.warning("ended by SIGTERM; the state of step %d is saved", session.step)
+        raise
 
 
 def prompts_of_step(prompted: list[Prompted], count: int, step: int, seed: int) -> list[Prompted]:
@@ -284,51 +314,3 @@ def _seed(seed: int, number: int, stream: str) -> int:
     """
     digest = hashlib.sha256(f"{stream}/{seed}/{number}".encode()).digest()
     return int.from_bytes(digest[:4])
-
-
-def _keep_completions(folders: Folders, step: int, experience: Experience) -> None:
-    """Append a few groups of the step to the pending completions, once a step."""
-    path = folders.state / "completions.jsonl"
-    folders.state.mkdir(parents=True, exist_ok=True)
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    lines = [line for line in lines if json.loads(line)["step"] < step]
-    samples = len(experience.completions) // len(experience.prompted)
-    rewards = experience.rewards.flatten().tolist()
-    for row in range(min(SHOWN_PROMPTS, len(experience.prompted)) * samples):
-        problem, verdict = experience.prompted[row // samples].problem, experience.verdicts[row]
-        record = {
-            "step": step,
-            "problem_id": problem.id,
-            "prompt": problem.problem,
-            "completion": experience.completions[row],
-            "answer": problem.answer,
-            "extracted": verdict.extracted,
-            "reward": rewards[row],
-            "truncated": bool(experience.rollouts.truncated[row]),
-        }
-        lines.append(json.dumps(record) + "\n")
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(lines))
-    os.replace(partial, path)
-
-
-def _publish(folders: Folders, steps: list[int], info: dict[str, Any]) -> None:
-    """Link what was pending to the declared outputs, then drop the state."""
-    lines = (folders.state / "completions.jsonl").read_text().splitlines()
-    completions = pd.DataFrame([json.loads(line) for line in lines])
-    completions.to_parquet(folders.output / "completions.parquet", index=False)
-    folders.checkpoints.mkdir(exist_ok=True)
-    for step in steps:
-        target = folders.checkpoints / f"step-{step}"
-        shutil.rmtree(target, ignore_errors=True)
-        # Links, not moves: killed half-way, the run can publish again.
-        shutil.copytree(folders.pending_checkpoints / f"step-{step}", target, copy_function=_link)
-    (folders.output / "run.json").write_text(json.dumps(info, indent=2) + "\n")
-    shutil.rmtree(folders.state)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)

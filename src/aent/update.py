@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +22,9 @@ from aent.config.setting import Trainer
 from aent.critic import ValueModel, value_loss
 from aent.entropy.statistics import token_statistics
 from aent.experience import Experience
+from aent.failure import NonFiniteError
 from aent.forward import response_hidden, select
 from aent.surrogates import surrogate_loss
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the update was not applied."""
 
 
 @dataclass
@@ -100,7 +98,8 @@ class Updater:
             Recorded metrics, means over the step's tokens (or minibatches, for `grad/norm`).
 
         Raises:
-            NonFiniteError: before a NaN or infinite update would have been applied.
+            NonFiniteError: a loss or gradient is NaN or infinite, and its update was not applied;
+                or a weight, after one.
         """
         means, norms = TokenMeans(), []
         learn_policy = self.method.critic is None or step > self.method.critic.warmup_steps
@@ -163,19 +162,36 @@ class Updater:
         for part in self._micro_batches(experience, rows):
             loss = self._loss(experience, part, coefficient, learn_policy, means) / tokens
             if not torch.isfinite(loss):
-                raise NonFiniteError(f"the loss is {loss.item()}")
+                self._refuse(f"the loss is {loss.item()}", part)
             loss.backward()
         norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.grad_clip)
         if not torch.isfinite(norm):
-            raise NonFiniteError(f"the gradient's norm is {norm.item()}")
-        if learn_policy:
-            self.optimizer.step()
-        if self.critic is not None and self.critic_optimizer is not None:
+            self._refuse(f"the gradient's norm is {norm.item()}", rows)
+        if self.critic is not None:
             critic_norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.grad_clip)
             if not torch.isfinite(critic_norm):
-                raise NonFiniteError(f"the critic's gradient norm is {critic_norm.item()}")
+                self._refuse(f"the critic's gradient norm is {critic_norm.item()}", rows)
+        if learn_policy:
+            self.optimizer.step()
+        if self.critic_optimizer is not None:
             self.critic_optimizer.step()
+        if not torch.isfinite(nn.utils.get_total_norm(self._weights().values())):
+            self._refuse("a weight is not finite after the update", rows)
         return float(norm)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """All trained weights, the critic's under `critic.`."""
+        named: dict[str, Tensor] = dict(self.policy.named_parameters())
+        if self.critic is not None:
+            named |= {f"critic.{name}": value for name, value in self.critic.named_parameters()}
+        return named
+
+    def _refuse(self, message: str, rows: Tensor) -> NoReturn:
+        """Raise the error, with the weights and gradients that are not finite."""
+        weights = self._weights()
+        grads = {f"{n} (gradient)": w.grad for n, w in weights.items() if w.grad is not None}
+        counts = {n: int((~v.isfinite()).sum()) for n, v in (weights | grads).items()}
+        raise NonFiniteError(message, rows.tolist(), {n: c for n, c in counts.items() if c})
 
     def _loss(
         self,

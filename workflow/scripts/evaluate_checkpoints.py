@@ -5,6 +5,7 @@ from pathlib import Path
 
 from aent.config import parse
 from aent.evaluation.runner import Checkpoint, evaluate_checkpoints
+from aent.folder import RunFolder
 from aent.logs import configure_logging
 from aent.tracking import log_scores, tracking_uri
 
@@ -22,6 +23,8 @@ problems = {Path(path).stem: Path(path) for path in snakemake.input.problems}
 evaluate_checkpoints(checkpoints, study.settings[params.setting], problems, outputs.__getitem__)
 
 run_file, uri = snakemake.input.get("run"), tracking_uri(study)
+if run_file:  # Snakemake has accepted the training run, so that nothing will go on from its state
+    RunFolder(Path(run_file).parent).discard_state()
 run_id = json.loads(Path(run_file).read_text())["mlflow_run_id"] if run_file else None
 if uri and (run_id or method == "base"):  # a run that MLflow missed is filled in at the end
     for path in outputs.values():

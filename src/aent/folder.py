@@ -1,0 +1,145 @@
+"""A run's folder: declared outputs, and outside them what an interrupted run goes on from.
+
+Snakemake deletes the declared outputs of a job that fails, or that was running when Snakemake
+itself was killed. `state/` is none of them, and stays until the outputs are known to be accepted:
+killed after its last step, a run publishes again instead of training again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from aent import checksums
+from aent.config.setting import Trainer
+from aent.experience import Experience
+from aent.files import PARTIAL, remove, replacing, sweep
+from aent.journal import encode, read_journal
+from aent.tracking import metrics_path
+
+SHOWN_PROMPTS = 4  # prompts a checkpoint whose completions are kept to read
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps its things."""
+
+    output: Path
+
+    @property
+    def state(self) -> Path:
+        """What an interrupted run goes on from."""
+        return self.output / "state"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Published checkpoints."""
+        return self.output / "checkpoints"
+
+    @property
+    def completions(self) -> Path:
+        """Completions to read, before the run is complete."""
+        return self.state / "completions.jsonl"
+
+    def pending_checkpoint(self, step: int) -> Path:
+        """A checkpoint before the run is complete."""
+        return self.state / "checkpoints" / f"step-{step}"
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; for the lease's holder."""
+        for folder in (self.output, self.state, self.checkpoints, self.state / "checkpoints"):
+            sweep(folder)
+
+    def lacking(self, step: int, trainer: Trainer) -> str | None:
+        """What the files beside a state of this step lack, naming the place; None when nothing."""
+        rows = [row["step"] for row in read_journal(metrics_path(self.output))]
+        if rows[:step] != list(range(1, step + 1)):
+            return f"{metrics_path(self.output)}: no intact rows of steps 1 to {step}"
+        kept = Counter(record["step"] for record in read_journal(self.completions))
+        for at in completion_steps(trainer):
+            if at <= step and kept[at] != min(SHOWN_PROMPTS, trainer.prompts) * trainer.samples:
+                return f"{self.completions}: the completions of step {at} are not all there"
+        for at in trainer.checkpoint_steps:
+            if at <= step and (fault := checksums.damage(self.pending_checkpoint(at))):
+                return fault
+        return None
+
+    def set_state_aside(self) -> Path:
+        """Give the state another name, `state-other-*`; returns its path."""
+        aside = self.output / f"state-other-{secrets.token_hex(4)}"
+        os.replace(self.state, aside)
+        return aside
+
+    def keep_completions(
+        self, step: int, experience: Experience, guard: Callable[[], object]
+    ) -> None:
+        """Add a few groups of the step to the pending completions, once a step.
+
+        Raises:
+            aent.files.StorageError: the disk is full or gone.
+        """
+        records = [row for row in read_journal(self.completions) if row["step"] < step]
+        samples = len(experience.completions) // len(experience.prompted)
+        rewards = experience.rewards.flatten().tolist()
+        for row in range(min(SHOWN_PROMPTS, len(experience.prompted)) * samples):
+            problem, verdict = experience.prompted[row // samples].problem, experience.verdicts[row]
+            record = {
+                "step": step,
+                "problem_id": problem.id,
+                "prompt": problem.problem,
+                "completion": experience.completions[row],
+                "answer": problem.answer,
+                "extracted": verdict.extracted,
+                "reward": rewards[row],
+                "truncated": bool(experience.rollouts.truncated[row]),
+            }
+            records.append(record)
+        with replacing(self.completions, guard) as partial:
+            partial.write_text("".join(map(encode, records)), encoding="utf-8")
+
+    def publish(self, steps: list[int], info: dict[str, Any]) -> None:
+        """Give what was pending its declared names; run.json comes last.
+
+        Raises:
+            aent.files.StorageError: the disk is full or gone; the state is unharmed.
+        """
+        with replacing(self.output / "completions.parquet") as partial:
+            frame = pd.DataFrame(read_journal(self.completions))
+            frame.to_parquet(partial, index=False)
+        for step in steps:
+            target = self.checkpoints / f"step-{step}"
+            # Links, not moves: killed half-way, the run can publish again.
+            with replacing(target) as partial:
+                shutil.copytree(self.pending_checkpoint(step), partial, copy_function=_link)
+        with replacing(self.output / "run.json") as partial:
+            partial.write_text(json.dumps(info, indent=2) + "\n")
+
+    def discard_state(self) -> None:
+        """Drop the state of a finished run whose outputs were accepted."""
+        # Renamed first: half a state must not look like one.
+        done = self.output / f".state-{secrets.token_hex(4)}{PARTIAL}"
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another job was faster
+            os.replace(self.state, done)
+        remove(done)
+
+
+def completion_steps(trainer: Trainer) -> list[int]:
+    """Steps whose completions are kept to read."""
+    return sorted({1, *trainer.checkpoint_steps})
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
