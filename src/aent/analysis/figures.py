@@ -335,20 +335,18 @@ def _panels(
 
 def _finish(drawing: Figure, text: str, handles: Sequence[Line2D | Patch]) -> None:
     drawing.suptitle(text, x=0.01, ha="left", fontsize=11)
-    columns = _legend_columns([str(h.get_label()) for h in handles], drawing.get_figwidth())
-    drawing.legend(handles=list(handles), loc="outside lower center", ncols=columns)
-    drawing.set_figheight(drawing.get_figheight() + 0.2 * math.ceil(len(handles) / columns))
+    rows = _add_legend(drawing, list(handles))
+    drawing.set_figheight(drawing.get_figheight() + 0.2 * rows)
 
 
-def _legend_columns(labels: list[str], width: float) -> int:
-    """The most legend columns that fit into `width` inches; a column takes its widest label."""
-    inches = [0.7 + 0.065 * len(label) for label in labels]  # line and gaps, then the characters
-    for columns in range(len(labels), 1, -1):
-        rows = math.ceil(len(labels) / columns)
-        starts = range(0, len(labels), rows)
-        if sum(max(inches[start : start + rows]) for start in starts) <= width:
-            return columns
-    return 1
+def _add_legend(drawing: Figure, handles: list[Line2D | Patch]) -> int:
+    """Put a legend of as many columns as fit below the panels; returns its number of rows."""
+    for columns in range(len(handles), 0, -1):
+        legend = drawing.legend(handles=handles, loc="outside lower center", ncols=columns)
+        if legend.get_window_extent().width <= drawing.bbox.width or columns == 1:
+            return math.ceil(len(handles) / columns)
+        legend.remove()
+    return 0
 
 
 def _handle(look: Line) -> Line2D:
