@@ -38,8 +38,9 @@ test: setup  ## Run the tests
 bench: setup  ## Measure speed and memory against peers, one thread each
 	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
-ui: setup  ## Open MLflow on what the run recorded, at http://127.0.0.1:PORT
+ui: setup  ## Serve MLflow on what the run recorded, at http://127.0.0.1:PORT
 	@test -f $(STORE) || { echo "$(STORE): nothing is recorded yet; make reproduce, or STORE=FILE" >&2; exit 1; }
+	@echo "open http://127.0.0.1:$(PORT)/#/experiments?workflowType=machine_learning"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri sqlite:///$(STORE) --host 127.0.0.1 --port $(PORT)
 
 lint: setup  ## Check style, types and the workflow

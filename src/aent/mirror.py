@@ -27,8 +27,6 @@ FLUSH_S = 2.0  # steps that finish within this time go to MLflow together
 FINISH_S = 120.0  # longest wait for the mirror when a run ends
 ATTEMPTS = 5  # tries of a write before it is given up; waits double from WAIT_S
 WAIT_S = 0.2
-# What makes MLflow's UI open an experiment on its training runs, not on its language model traces.
-KIND = {"mlflow.experimentKind": "custom_model_development"}
 METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_VALUE = 1000, 100, 6000  # MLflow's limits
 
 T = TypeVar("T")
@@ -103,7 +101,7 @@ class Store:
                 return str(found.experiment_id)
             folder = self._artifact_folder(name)
             # Another job may create it between the two calls; the next attempt finds it.
-            return str(self.client.create_experiment(name, artifact_location=folder, tags=KIND))
+            return str(self.client.create_experiment(name, artifact_location=folder))
 
         return _patiently(ensure)
 
