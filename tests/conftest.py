@@ -1,11 +1,44 @@
-"""Shared fixtures: one thread, no network, a model small enough to check by hand."""
+"""Shared fixtures: one thread, no network, Snakemake, a model small enough to check by hand."""
+
+from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
+
+ROOT = Path(__file__).parents[1]
+
+Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def snakemake() -> Snakemake:
+    """Function that runs Snakemake with these arguments in a folder; output is in `stdout`."""
+
+    def run(
+        *arguments: str, folder: Path, environment: Mapping[str, str] = os.environ
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        # The programs of this environment come first; the hub is out of reach.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        return subprocess.run(
+            [*command, "--directory", str(folder), *arguments],
+            cwd=ROOT,
+            env={**environment, "PATH": path, "HF_HUB_OFFLINE": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--output", type=Path, help="default: the run's folder under results")
     train.add_argument("--log", type=Path, help="a file that gets the log too")
     train.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
+    train.add_argument("--keep-state", action="store_true", help="also when the run is complete")
     runs = commands.add_parser("runs", help="list the runs that the configuration asks for")
     runs.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     options = parser.parse_args(arguments)
@@ -32,16 +33,14 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(run.name for run in config.runs()))
         else:
             run = config.run(options.setting, options.method, options.seed)
-            first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes the log
-            configure_logging(options.log if first else None)
-            _train(config, run, options.output, not options.no_mlflow)
+            _train(config, run, options)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
-def _train(config: Config, run: Run, output: Path | None, mirror: bool) -> None:
+def _train(config: Config, run: Run, options: argparse.Namespace) -> None:
     model = config.results / "models" / run.setting.model
     problems = config.results / "problems" / f"{run.setting.problems}.jsonl"
     missing = [str(path) for path in (model, problems) if not path.exists()]
@@ -50,14 +49,17 @@ def _train(config: Config, run: Run, output: Path | None, mirror: bool) -> None:
             f"{run.name} needs {' and '.join(missing)}; make them with: "
             f"snakemake --cores 1 {' '.join(missing)}"
         )
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that train together
+    configure_logging(options.log if first else None)
     # Imported late: torch takes seconds, and a wrong option should not.
     from aent.folder import RunFolder
     from aent.tracking import create_store, tracking_uri
     from aent.trainer import train
 
-    uri = tracking_uri(config) if mirror else None
-    if uri:
+    uri = None if options.no_mlflow else tracking_uri(config)
+    if uri and first:
         create_store(uri, config.results / "mlflow" / "artifacts")
-    target = output or config.results / run.name
+    target = options.output or config.results / run.name
     train(run, model, problems, target, uri)
-    RunFolder(target).discard_state()
+    if first and not options.keep_state:
+        RunFolder(target).discard_state()

@@ -18,13 +18,10 @@ trainer = run.setting.trainer
 if trainer.processes > 1:
     config = Path(snakemake.log[0]).with_suffix(".json")
     config.write_text(json.dumps(snakemake.config))
-    names = ["--setting", run.setting_name, "--method", run.method_name, "--seed", str(run.seed)]
+    options = ["--config", str(config), "--log", snakemake.log[0], "--keep-state"]
+    options += ["--setting", run.setting_name, "--method", run.method_name, "--seed", str(run.seed)]
     command = launch_command(
-        "aent",
-        ["train", "--config", str(config), *names, "--log", snakemake.log[0]],
-        trainer.processes,
-        trainer.nodes,
-        trainer.threads,
+        "aent", ["train", *options], trainer.processes, trainer.nodes, trainer.threads
     )
     os.execvp(command[0], command)  # in this process's place, so that signals reach the launcher
 train(

@@ -50,6 +50,20 @@ by its first line.
 A change trains again what depends on it and nothing else: a title only redraws, an evaluation key
 only evaluates again, a method's key trains that method's runs.
 
+## On a Slurm cluster
+
+What a site edits stands in `workflow/profiles/slurm/config.yaml`, three lines marked with `site`:
+
+| line | value |
+|---|---|
+| `slurm_partition` | the partition that has the GPUs |
+| `slurm_account` | the account that is charged; `""` where there are none |
+| `jobs` | how many jobs may be in the queue at a time |
+
+What a job needs is a setting's: `trainer.gpus`, `nodes`, `threads`, `memory_mb` and
+`runtime_minutes`, and the keys of the same names below `evaluation`, where `checkpoints_per_job`
+says how much one job does. [docs/cluster.md](../docs/cluster.md) has the rest.
+
 """
 
 
