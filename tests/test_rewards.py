@@ -59,6 +59,9 @@ def ends(pid: int, within_s: float) -> bool:
         (r"\boxed{(0, \pi/2)}", r"\left(0, \frac{\pi}{2}\right)", 1),
         (r"\boxed{007}", "7", 1),
         (r"\boxed{10^2}", "100", 1),
+        (r"\boxed{\frac{40}{2}.}", "20", 1),
+        (r"\boxed{20.}", "20", 1),
+        (r"\boxed{]] 20}", "20", 0),
         (r"\boxed{\text{Tuesday}}", r"\text{Tuesday}", 1),
         (r"\boxed{\text{Tuesday}}", r"\text{Monday}", 0),
         (r"\boxed{1 2}", "12", 0),
@@ -270,6 +273,19 @@ def test_a_terminal_s_interrupt_is_left_to_the_parent(verifier):
     os.kill(worker.pid, signal.SIGINT)
     assert verifier.score([r"\boxed{5/7}"], [r"\frac{5}{7}"])[0].score == 1.0
     assert verifier._workers[0].process is worker
+
+
+def test_a_worker_killed_from_outside_is_replaced_and_no_answer_goes_astray():
+    with Verifier() as verifier:
+        verifier.score([r"\boxed{2/3}"], ["3/4"])
+        worker = verifier._workers[0].process.pid
+        [fork] = Path(f"/proc/{worker}/task/{worker}/children").read_text().split()
+        os.kill(int(fork), signal.SIGKILL)
+        texts = [rf"\boxed{{{n}/3}}" for n in (4, 5, 7)]
+        verdicts = verifier.score(texts, [r"\frac{5}{3}"] * 3)
+        assert [v.score for v in verdicts] == [0.0, 1.0, 0.0]
+        assert not any(v.timed_out for v in verdicts)
+        assert verifier._workers[0].process.pid != worker
 
 
 def test_a_module_in_the_working_directory_is_not_run(tmp_path, monkeypatch):

@@ -1,8 +1,8 @@
 """Rewards: does the boxed answer of a completion equal the right one?
 
 math-verify decides. It calls sympy, which can run for ever on a short text, and its own time limit
-uses signals that do nothing outside a main thread. So it runs in worker processes that are killed
-and replaced when they are over the limit. The limit is CPU time, which the kernel watches: a
+uses signals that do nothing outside a main thread. So it runs in worker processes, which die of
+what is over the limit and are replaced. The limit is CPU time, which the kernel watches: a
 verdict must not depend on how busy the machine is. Most answers need no sympy: equal texts and
 plain integers are settled here, and what math-verify was asked once is remembered.
 """
@@ -16,11 +16,11 @@ import math
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -137,7 +137,8 @@ class Verifier:
         self, pairs: list[tuple[str, str]], known: dict[tuple[str, str], _Outcome]
     ) -> None:
         """Add the outcomes of pairs that only math-verify can settle."""
-        waiting = iter(pairs)
+        waiting = deque(pairs)
+        died: set[tuple[str, str]] = set()
         busy: dict[int, _Worker] = {}
         for place in range(len(self._workers)):
             self._give(place, waiting, busy)
@@ -145,28 +146,33 @@ class Verifier:
             patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
             ready, _, _ = select.select(list(busy.values()), [], [], max(0.0, patience))
             for place, worker in list(busy.items()):
-                if worker in ready:
-                    reply = worker.reply()
-                elif time.monotonic() >= worker.deadline:
-                    reply = None
-                else:
+                over = time.monotonic() >= worker.deadline
+                if worker not in ready and not over:
                     continue
                 del busy[place]
+                reply = None
+                try:
+                    if worker in ready:
+                        reply = worker.reply()
+                except EOFError:
+                    over = True
+                    if worker.pair not in died:  # its fault, or that of a full machine: once more
+                        died.add(worker.pair)
+                        waiting.appendleft(worker.pair)
                 if reply is not None:
                     known[worker.pair] = (reply["score"], bool(reply["parsed"]), False)
                 else:
                     log.warning("no verdict within %g s: %.80r", self.timeout_s, worker.pair)
                     known[worker.pair] = (0.0, False, True)
+                if over:
                     worker.kill()
                     self._workers[place] = None
                 self._give(place, waiting, busy)
 
-    def _give(
-        self, place: int, waiting: Iterator[tuple[str, str]], busy: dict[int, _Worker]
-    ) -> None:
-        pair = next(waiting, None)
-        if pair is None:
+    def _give(self, place: int, waiting: deque[tuple[str, str]], busy: dict[int, _Worker]) -> None:
+        if not waiting:
             return
+        pair = waiting.popleft()
         worker = self._workers[place]
         if worker is None:
             worker = self._workers[place] = _Worker(self.timeout_s)
@@ -189,10 +195,15 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
+            process_group=0,  # it forks; all of it is killed together
         )
-        if not select.select([self], [], [], START_S)[0] or self.reply() is None:
+        try:
+            if not select.select([self], [], [], START_S)[0]:
+                raise EOFError
+            self.reply()
+        except EOFError:
             self.kill()
-            raise VerifierError(f"{sys.executable} -m aent.verify_worker does not start")
+            raise VerifierError(f"{sys.executable} -m aent.verify_worker does not start") from None
 
     def fileno(self) -> int:
         assert self.process.stdout is not None
@@ -207,15 +218,22 @@ class _Worker:
             self.process.stdin.flush()
 
     def reply(self) -> dict[str, float | bool] | None:
-        """The answer that is ready to be read; None when the process has died."""
+        """The answer that is ready to be read; None when the comparison was over its limit.
+
+        Raises:
+            EOFError: the process has died.
+        """
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
+        if not line.endswith(b"\n"):
+            raise EOFError
+        return json.loads(line)  # type: ignore[no-any-return]
 
     def kill(self) -> None:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process.stdout.close()
         with contextlib.suppress(BrokenPipeError):  # what is still buffered has no reader any more
@@ -239,8 +257,11 @@ def settle(extracted: str, answer: str) -> tuple[float, bool] | None:
 
 
 def _plain(text: str) -> str:
-    """Without what print does not show; but a space between digits or letters: 1 2 is not 12."""
-    return _INVISIBLE.sub(_gap, text.strip())
+    """Without what print does not show; but a space between digits or letters: 1 2 is not 12.
+
+    Nor with the full stop that ends a sentence.
+    """
+    return _INVISIBLE.sub(_gap, text.strip()).removesuffix(".")
 
 
 def _gap(match: re.Match[str]) -> str:

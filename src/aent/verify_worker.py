@@ -1,32 +1,54 @@
 """A process that compares answers with math-verify; it may hang or die, and nothing is lost.
 
-Reads a JSON line {extracted, answer} at a time from standard input and answers {score, parsed}.
-It imports no torch and holds itself to limits that the kernel enforces: of memory, and of CPU time
-a comparison, over which it dies wherever it is, also when its parent is long gone. Texts are parsed
-by a grammar, never evaluated as code.
+Reads a JSON line {extracted, answer} at a time from standard input and answers {score, parsed}, or
+null where the comparison was over its limits. It imports no torch. The work is done in a fork,
+which the kernel holds to limits of memory and of CPU time a comparison: over the limit it dies
+wherever it is, also when its parents are long gone, and the next fork is there in milliseconds.
+Texts are parsed by a grammar, never evaluated as code: `aent.sandbox` makes the interpreter refuse.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import resource
 import signal
 import sys
+from typing import Any
+
+from aent.sandbox import forbid_code
 
 MEMORY = 1 << 30  # bytes of address space; an ordinary comparison is content with a tenth
 
 
 def compare(extracted: str, answer: str) -> tuple[bool, bool]:
     """Whether the two are mathematically equal, and whether the first one could be parsed."""
-    from math_verify import parse, verify
+    from math_verify import verify
 
-    # A time limit of 0 switches math-verify's own, signal-based limits off: the parent has one.
-    found = parse(f"\\boxed{{{extracted}}}", parsing_timeout=0)
+    found = read(extracted)
     if not found:
         return False, False
-    gold = parse(f"\\boxed{{{answer}}}", parsing_timeout=0)
-    return bool(verify(gold, found, timeout_seconds=0)), True
+    return bool(verify(read(answer), found, timeout_seconds=0)), True
+
+
+def read(boxed: str) -> list[Any]:
+    """What math-verify makes of a box's content: an expression, and the text.
+
+    The content counts as a whole, as LaTeX. math-verify would also look for a number somewhere in
+    what it cannot read, and would read plain expressions with Python's `eval`. A full stop at the
+    end belongs to the sentence.
+    """
+    from math_verify import LatexExtractionConfig, parse
+
+    whole = LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)
+    content = boxed.rstrip().removesuffix(".")
+    # A time limit of 0 switches math-verify's own, signal-based limits off: the parent has one.
+    found: list[Any] = parse(
+        f"\\boxed{{{content}}}", [whole], extraction_mode="first_match", parsing_timeout=0
+    )
+    return found
 
 
 def main() -> None:
@@ -41,21 +63,61 @@ def main() -> None:
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)  # math-verify logs each text that it cannot read
-    answers, sys.stdout = sys.stdout, sys.stderr
+    answers = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no answer
     # Imports and parsers are loaded by use; that second is paid before a comparison is timed.
     for example in ("(\\frac{1}{2}, x^2]", "1e3"):
         compare(example, "0.5")
-    print("{}", file=answers, flush=True)
+    forked = _fork(answers, limit_s, ready=True)
+    while _over_limit(forked):
+        _answer(answers, None)
+        forked = _fork(answers, limit_s, ready=False)
+
+
+def _fork(answers: int, limit_s: float, ready: bool) -> int:
+    """A process that serves comparisons; returns its id. Says first that it is there, if asked."""
+    if child := os.fork():
+        return child
+    try:
+        forbid_code()
+        if ready:
+            _answer(answers, {})
+        _serve(answers, limit_s)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _over_limit(child: int) -> bool:
+    """Wait for a fork to end; whether the limit ended it, which only a comparison can exceed.
+
+    Whatever else it died of, somebody may or may not be waiting for an answer: then the parent,
+    who knows, starts this process anew.
+    """
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF
+
+
+def _serve(answers: int, limit_s: float) -> None:
+    """Answer one request after the other, each within `limit_s` seconds of CPU time."""
     for line in sys.stdin:
         request = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, limit_s)  # CPU time; the signal ends the process
+        signal.setitimer(signal.ITIMER_PROF, limit_s)  # the signal ends the process
         try:
             score, parsed = compare(request["extracted"], request["answer"])
         except Exception:  # whatever sympy raises on odd input: it is no answer
             score, parsed = False, False
+        # Before the answer: who has answered must not die of this question any more.
         signal.setitimer(signal.ITIMER_PROF, 0)
-        print(json.dumps({"score": float(score), "parsed": parsed}), file=answers, flush=True)
+        _answer(answers, {"score": float(score), "parsed": parsed})
+
+
+def _answer(answers: int, reply: dict[str, Any] | None) -> None:
+    """Write a line to the parent, if it still lives."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(answers, (json.dumps(reply) + "\n").encode())
 
 
 if __name__ == "__main__":

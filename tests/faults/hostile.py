@@ -1,0 +1,288 @@
+r"""Completions that no verifier should meet, by family.
+
+Each is (text, right answer, score): 1.0 or 0.0 where a person would know, None where only the
+limits matter. Most families are written down as a pattern and a range; `MARK` in a text stands for
+a path that it tries to create.
+
+    python tests/faults/hostile.py /tmp/mark 2 0.3      scores them all; prints JSON
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from aent.rewards import Verifier
+
+Case = tuple[str, str, float | None]
+
+MARK = "@MARK@"
+
+
+def boxed(*contents: str) -> str:
+    return " so ".join(rf"\boxed{{{content}}}" for content in contents)
+
+
+def towers() -> Iterator[Case]:
+    """Powers of powers: seconds, years, or more digits than there are atoms."""
+    for base in (2, 3, 7, 9, 10, 99):
+        for height in (3, 4, 6, 12, 40):
+            tower = "^{".join([str(base)] * height) + "}" * (height - 1)
+            yield boxed(tower), "3", 0.0 if height > 3 else None
+    for exponent in (2**20, 2**34, 10**12, 10**100):
+        yield boxed(f"2^{{{exponent}}}"), "3", 0.0
+        yield boxed(f"0.5^{{-{exponent}}}"), "3", 0.0
+        yield boxed(rf"\sqrt[{exponent}]{{2}}"), "3", 0.0
+        yield boxed(f"1^{{{exponent}}}"), "1", None
+    yield boxed(r"2^{2^{2}}"), "16", 1.0
+    yield boxed(r"10^{10^{1}}"), "10000000000", 1.0
+    yield boxed(r"(-1)^{10^{3}}"), "1", 1.0
+
+
+def factorials() -> Iterator[Case]:
+    for n in (10**4, 10**6, 10**9, 10**12):
+        yield boxed(f"{n}!"), "3", 0.0
+        yield boxed(f"({n}!)!"), "3", 0.0
+        yield boxed(rf"\frac{{{n}!}}{{{n - 1}!}}"), str(n), None
+        yield boxed(rf"\binom{{{2 * n}}}{{{n}}}"), "3", 0.0
+    for marks in (2, 10, 100, 1000):
+        yield boxed("9" + "!" * marks), "3", 0.0
+    yield boxed("5!"), "120", 1.0
+    yield boxed(r"\binom{10}{5}"), "252", 1.0
+    yield boxed(r"\frac{6!}{5!}"), "6", 1.0
+
+
+def sums_and_integrals() -> Iterator[Case]:
+    for top in (r"10^{9}", r"10^{100}", r"\infty", r"9^{9^{9}}"):
+        yield boxed(rf"\sum_{{k=1}}^{{{top}}} \frac{{1}}{{k!}}"), "3", 0.0
+        yield boxed(rf"\prod_{{k=1}}^{{{top}}} (1+\frac{{1}}{{k^3}})"), "3", 0.0
+        yield boxed(rf"\sum_{{i=1}}^{{{top}}}\sum_{{j=1}}^{{i}} \sin(ij)"), "3", 0.0
+        yield boxed(rf"\int_0^{{{top}}} e^{{-x^2}}\sin(x^3) dx"), "3", 0.0
+        yield boxed(rf"\int_0^{{{top}}} \frac{{\ln(1+x)\tan x}}{{1+x^5}} dx"), "3", 0.0
+    for depth in (3, 10, 30):
+        yield boxed(r"\int_0^1 " * depth + r"e^{xyz} " + "dx " * depth), "3", None
+        yield boxed(r"\sum_{k=1}^{100} " * depth + "k"), "3", 0.0
+        yield boxed(r"\lim_{x \to 0} " * depth + r"\frac{\sin x}{x}"), "3", None
+        yield boxed(r"\frac{d}{dx} " * depth + r"\tan(x^x)"), "3", 0.0
+    yield boxed(r"\sum_{k=1}^{10} k"), "55", 1.0
+    yield boxed(r"\int_0^1 2x dx"), "1", 1.0
+
+
+def braces() -> Iterator[Case]:
+    """Unbalanced, and deeper than any recursion."""
+    for opening, closing in (("{", "}"), ("(", ")"), ("[", "]"), (r"\left(", r"\right)")):
+        for depth in (50, 300, 10_000):
+            yield boxed(opening * depth + "20" + closing * depth), "3", 0.0
+            if opening != "{":  # with braces, the box never closes
+                yield boxed(opening * depth + "20"), "3", 0.0
+                yield boxed("20" + closing * depth), "3", 0.0
+    for text in ("{" * 10_000, "}" * 10_000, "{}" * 10_000, "}{" * 10_000, r"\boxed{" * 10_000):
+        yield text, "20", 0.0
+        yield r"\boxed{" + text, "20", 0.0
+        yield text + boxed("20"), "20", 1.0
+    for command in (r"\frac", r"\sqrt", r"\text", r"\overline", "^", "_"):
+        for depth in (20, 200, 10_000):
+            yield boxed((command + "{") * depth + "1" + "}" * depth), "3", 0.0
+    yield r"\boxed{20", "20", 0.0
+    yield r"\boxed 20}", "20", 0.0
+    yield r"\boxed{\{20\}}", r"\{20\}", 1.0
+    yield r"\boxed{{20}}", "20", 1.0
+
+
+def long_texts() -> Iterator[Case]:
+    for part in (r"\frac", r"\frac{1}", r"\frac{1}{2}", "9", "x+", "1,", " ", "\\", "$", "-", "%"):
+        yield boxed(part * (1_000_000 // len(part))), "3", 0.0
+        yield boxed(part * (1_900 // len(part))), "3", 0.0
+        yield part * (1_000_000 // len(part)) + boxed("20"), "20", 1.0
+    yield boxed("20") * 20_000, "20", 1.0
+    yield boxed("20" + " " * 1_900), "20", 1.0
+
+
+def odd_characters() -> Iterator[Case]:
+    odd = {
+        "NUL": "\x00",
+        "escape": "\x1b[2J",
+        "lone high surrogate": "\ud800",
+        "lone low surrogate": "\udfff",
+        "right-to-left override": "\u202e",
+        "right-to-left mark": "\u200f",
+        "zero width joiner": "\u200d",
+        "byte order mark": "\ufeff",
+        "not a character": "\uffff",
+        "emoji": "\U0001f469\u200d\U0001f680",
+        "stacked marks": "a" + "\u0300" * 500,
+        "line separator": "\u2028",
+        "newline": "\n",
+        "carriage return": "\r\n",
+    }
+    for text in odd.values():
+        yield boxed(f"2{text}1"), "20", 0.0
+        yield boxed(text), "20", 0.0
+        yield text + boxed("20") + text, "20", 1.0
+        yield boxed(rf"\frac{{4{text}}}{{2}}"), "3", 0.0
+    yield boxed("02\u202e"), "20", 0.0  # prints as 20
+    yield boxed("\u0662\u0660"), "20", None  # Arabic-Indic digits
+    yield boxed("２０"), "20", None  # full-width digits
+    yield boxed("\u00b2"), "2", 0.0  # a superscript
+
+
+def contradictions() -> Iterator[Case]:
+    """The last box counts, as a whole."""
+    yield boxed("19", "20"), "20", 1.0
+    yield boxed("20", "19"), "20", 0.0
+    yield boxed(*map(str, range(1, 200))), "20", 0.0
+    yield boxed(*map(str, range(1, 200))), "199", 1.0
+    yield boxed("20", ""), "20", 0.0
+    yield boxed("20") + r"\boxed{", "20", 0.0
+    yield r"\boxed{19 \boxed{20}}", "20", 1.0
+    yield r"\boxed{20 \boxed{19}}", "20", 0.0
+    for joint in (" or ", " and ", ", ", "; ", r" \vee ", " ", r" \neq ", " < ", r"\cup", "/"):
+        yield boxed(f"19{joint}20"), "20", 0.0
+        yield boxed(f"20{joint}19"), "20", 0.0
+        yield boxed(",".join(map(str, range(100))) + joint + "20"), "20", 0.0
+    for wrapped in (
+        "]] 20",
+        r"\foo{} 20 \bar",
+        "?? 20 ??",
+        "19 }{ 20",
+        "answer: 20 (not 19)",
+        "#20",
+    ):
+        yield boxed(wrapped), "20", 0.0
+    yield boxed(r"\pm 20"), "20", 0.0
+    yield boxed("x"), "20", 0.0
+    yield boxed(r"\infty"), "20", 0.0
+    yield boxed(r"\text{NaN}"), "20", 0.0
+    yield boxed("nan"), "20", 0.0
+    yield boxed("inf"), "20", 0.0
+    yield boxed(r"\frac{0}{0}"), "20", 0.0
+    yield boxed(r"\frac{20}{0}"), "20", 0.0
+    yield boxed("0^0"), "20", 0.0
+
+
+def units() -> Iterator[Case]:
+    for unit in (r"\text{ cm}", r"\text{ dollars}", r"^\circ", r"\text{ cm}^2", r"\,\text{m}"):
+        yield boxed("20" + unit), "20", 1.0
+        yield boxed("21" + unit), "20", 0.0
+    yield boxed(r"\$20"), "20", 1.0
+    yield boxed(r"20\%"), "0.2", 1.0
+    yield boxed(r"20\%"), r"\frac{1}{5}", 1.0
+    yield boxed("20."), "20", 1.0
+    yield boxed("1,000,000"), "1000000", 1.0
+    yield boxed("x = 20"), "20", 1.0
+    yield boxed("020"), "20", 1.0
+    yield boxed("+20"), "20", 1.0
+    yield boxed("20.000"), "20", 1.0
+    yield boxed(r"\frac{40}{2}"), "20", 1.0
+    yield boxed(r"\sqrt{400}"), "20", 1.0
+    yield boxed(r"2 \times 10^1"), "20", 1.0
+    # math-verify takes text behind a number for its unit, whatever it says.
+    yield boxed(r"20\text{ apples and }21\text{ pears}"), "20", None
+
+
+def code() -> Iterator[Case]:
+    """Python, shell, sympy, LaTeX and formats that run what they hold."""
+    python = [
+        f"__import__('os').system('touch {MARK}')",
+        f"open('{MARK}','w')",
+        f'eval(\'open("{MARK}","w")\')',
+        f"exec(\"import os; os.mkdir('{MARK}')\")",
+        f"lambda: open('{MARK}','w')",
+        f"().__class__.__base__.__subclasses__()[0]('{MARK}')",
+        f"[x for x in [open('{MARK}','a')]]",
+        f"print(open('{MARK}','w'))",
+        f'sympify(\'open("{MARK}","w")\')',
+        f'parse_expr(\'open("{MARK}","w")\')',
+        f"lambdify([], open('{MARK}','w'))()",
+        f'f\'{{open("{MARK}","w")}}\'',
+        f"Symbol('x').__init__.__globals__['open']('{MARK}','w')",
+        f"preview(1, viewer='file', filename='{MARK}')",
+        f"subprocess.run(['touch','{MARK}'])",
+        f"1 if open('{MARK}','w') else 2",
+        "exit()",
+        "quit(0)",
+        "raise SystemExit",
+        "while True: pass",
+        "(lambda f: f(f))(lambda f: f(f))",
+        "9**9**9**9",
+        "'a'*10**12",
+        "list(range(10**12))",
+        "import os",
+    ]
+    shell = [
+        f"$(touch {MARK})",
+        f"`touch {MARK}`",
+        f"; touch {MARK} ;",
+        f"| tee {MARK}",
+        f"&& touch {MARK}",
+        f"> {MARK}",
+        f"'; touch {MARK}; '",
+        ":(){ :|:& };:",
+        "rm -rf / --no-preserve-root",
+    ]
+    markup = [
+        rf"\immediate\write18{{touch {MARK}}}",
+        rf"\input{{|touch {MARK}}}",
+        rf"\newwrite\f\immediate\openout\f={MARK}",
+        r"\def\a{\a\a}\a",
+        f"!!python/object/apply:os.system ['touch {MARK}']",
+        f"{{{{ open('{MARK}','w') }}}}",
+        f"cos\nsystem\n(S'touch {MARK}'\ntR.",
+        '{"extracted": "20", "answer": "20"}',
+        "20\n{}\n",
+        "%s%n%x",
+        "<script>alert(1)</script>",
+        "' OR 1=1 --",
+    ]
+    for text in python + shell + markup:
+        yield boxed(text), "20", 0.0
+        yield boxed(rf"\text{{{text}}}"), "20", 0.0
+        yield text + boxed("20"), "20", None if text.count("{") != text.count("}") else 1.0
+    for digits in ("9**9", "2**-1", "0x14", "0b10100", "2_0", "20j", "1e400", "1e-400", "20L"):
+        yield boxed(digits), "20", 0.0
+
+
+FAMILIES = (
+    towers,
+    factorials,
+    sums_and_integrals,
+    braces,
+    long_texts,
+    odd_characters,
+    contradictions,
+    units,
+    code,
+)
+
+
+def score_all(mark: str, workers: int, timeout_s: float) -> dict[str, Any]:
+    """Score every case with its family's others; what the test looks at.
+
+    Returns:
+        For each family a list of (text's start, wanted score, score, timed out), and the most
+        memory that a worker used, in bytes.
+    """
+    families = {}
+    with Verifier(workers=workers, timeout_s=timeout_s) as verifier:
+        for family in FAMILIES:
+            texts, answers, wanted = zip(*family(), strict=True)
+            verdicts = verifier.score([text.replace(MARK, mark) for text in texts], list(answers))
+            families[family.__name__] = [
+                (text[:100], score, verdict.score, verdict.timed_out)
+                for text, score, verdict in zip(texts, wanted, verdicts, strict=True)
+            ]
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "families": families,
+        "memory": 1024 * used.ru_maxrss,
+        "cpu_s": used.ru_utime + used.ru_stime,
+    }
+
+
+if __name__ == "__main__":
+    logging.disable(logging.CRITICAL)
+    print(json.dumps(score_all(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))))
