@@ -33,8 +33,10 @@ LONGEST = 2000
 REMEMBERED = 100_000
 START_S = 120.0
 """A worker that has not imported math-verify by then will not."""
-PATIENCE = 10.0
-"""Wall time that a comparison gets, as a multiple of its CPU time."""
+PATIENCE, PATIENCE_S = 10.0, 60.0
+"""Wall time that a comparison gets: a multiple of its CPU time, and a constant.
+
+Generous, because it must not decide on a busy machine; it ends a worker that waits for ever."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
 # White space, spacing and sizing commands, and dollar signs, but no escaped dollar.
@@ -71,7 +73,7 @@ class Verifier:
         Args:
             workers: processes that compare in parallel.
             timeout_s: hard limit of one comparison, in seconds of CPU time; wall time is limited
-                too, to ten times as much.
+                too, generously.
         """
         if workers < 1 or not 0 < timeout_s < math.inf:
             raise ValueError(f"workers {workers} and timeout_s {timeout_s} must be positive")
@@ -211,7 +213,7 @@ class _Worker:
 
     def ask(self, pair: tuple[str, str]) -> None:
         assert self.process.stdin is not None
-        self.pair, self.deadline = pair, time.monotonic() + PATIENCE * self.timeout_s
+        self.pair, self.deadline = pair, time.monotonic() + PATIENCE * self.timeout_s + PATIENCE_S
         request = json.dumps({"extracted": pair[0], "answer": pair[1]}) + "\n"
         with contextlib.suppress(BrokenPipeError):  # it died in between; reply() then says so
             self.process.stdin.write(request.encode())

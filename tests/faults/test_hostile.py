@@ -13,6 +13,7 @@ from aent.verify_worker import MEMORY
 
 SCRIPT = Path(__file__).with_name("hostile.py")
 LIMIT_S = 0.3
+pytestmark = pytest.mark.timeout(900)
 FAMILIES = (
     "towers",
     "factorials",
