@@ -111,7 +111,7 @@ class LogitGradient(NamedTuple):
         if self.share is None:
             return torch.ge(scores, self.threshold[at], out=out)
         torch.sub(scores, self.threshold[at], out=out)
-        return out.mul_(STEEP).add_(self.share[at]).clamp_(0.0, 1.0)
+        return torch.add(self.share[at], out, alpha=STEEP, out=out).clamp_(0.0, 1.0)
 
     def at_targets(self, targets: Tensor, columns: slice) -> tuple[Tensor, Tensor] | None:
         """Where in a tile the targets are, and what their logits' gradients have in addition.

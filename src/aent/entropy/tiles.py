@@ -40,9 +40,9 @@ def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
         return Tiles(rows, tokens=1024, vocabulary=32768, selected=1 << 24, cached=1 << 24)
     if vocabulary <= 8192:
         rows = max(16, (1 << 20) // vocabulary)
-        return Tiles(rows, tokens=rows, vocabulary=vocabulary, selected=1 << 20, cached=1 << 18)
+        return Tiles(rows, tokens=rows, vocabulary=vocabulary, selected=1 << 20, cached=1 << 17)
     rows = max(16, 20_000_000 // vocabulary)
-    return Tiles(rows, tokens=1024, vocabulary=4096, selected=1 << 20, cached=1 << 18)
+    return Tiles(rows, tokens=1024, vocabulary=4096, selected=1 << 20, cached=1 << 17)
 
 
 def spans(total: int, step: int) -> Iterator[slice]:
