@@ -39,26 +39,21 @@ class Submission:
 
 
 @pytest.fixture(scope="module")
-def submissions(slurm, profile, snakemake, tmp_path_factory):
-    """The workflow, with a training job cancelled half-way, and the small rules, at once."""
+def workflow(slurm, profile, snakemake, tmp_path_factory) -> Submission:
+    """The workflow and the small rules beside it, with a training job cancelled half-way."""
+    folder = tmp_path_factory.mktemp("workflow")
+    options = ["--snakefile", str(HERE / "Snakefile"), "--configfile", str(HERE / "config.yaml")]
     # Jobs of seconds are looked at sooner than jobs of hours.
-    options = ["--profile", str(profile), "--configfile", str(HERE / "config.yaml")]
-    options += ["--slurm-init-seconds-before-status-checks", "4"]
-
-    def submit(name: str, *arguments: str) -> Submission:
-        folder = tmp_path_factory.getbasetemp() / name
-        folder.mkdir()
-        done = snakemake(*options, *arguments, folder=folder, environment=slurm.environment)
-        return Submission(folder, done.stdout, done.returncode)
-
+    options += ["--profile", str(profile), "--slurm-init-seconds-before-status-checks", "4"]
     with ThreadPoolExecutor() as pool:
-        small = pool.submit(submit, "small", "--snakefile", str(HERE / "Snakefile"))
-        workflow = pool.submit(submit, "workflow")
-        cancel_half_way(slurm, tmp_path_factory.getbasetemp() / "workflow", workflow)
-        return workflow.result(), small.result()
+        done = pool.submit(
+            snakemake, *options, "--", "all", "small", folder=folder, environment=slurm.environment
+        )
+        cancel_half_way(slurm, folder, done)
+        return Submission(folder, done.result().stdout, done.result().returncode)
 
 
-def cancel_half_way(slurm, folder: Path, workflow: Future[Submission]) -> None:
+def cancel_half_way(slurm, folder: Path, workflow: Future) -> None:
     """Cancel the first job of a training run when some of its steps are done."""
     rows = folder / f"results/{CANCELLED}/state/metrics.jsonl"
     while not workflow.done():
@@ -68,16 +63,6 @@ def cancel_half_way(slurm, folder: Path, workflow: Future[Submission]) -> None:
             slurm("scancel", job)
             return
         time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def workflow(submissions) -> Submission:
-    return submissions[0]
-
-
-@pytest.fixture(scope="module")
-def small(submissions) -> Submission:
-    return submissions[1]
 
 
 def test_everything_is_made(workflow):
@@ -141,25 +126,24 @@ def learned(run: Path) -> pd.DataFrame:
     return metrics.drop(columns=timings)
 
 
-def test_a_gpu_job_sees_its_devices(small, slurm):
-    assert small.status == 0, small.output[-8000:]
-    [job] = slurm.jobs(small.name, "devices")
+def test_a_gpu_job_sees_its_devices(workflow, slurm):
+    [job] = slurm.jobs(workflow.name, "see_devices")
     assert "cpu=2,mem=800M,node=1" in job["TRES"]
     assert job["JOB_GRES"] == "gpu:fake:2"
-    assert (small.folder / "devices.txt").read_text() == "0,1\n"
+    assert (workflow.folder / "devices.txt").read_text() == "0,1\n"
 
 
-def test_processes_on_two_nodes_find_each_other(small, slurm):
-    [job] = slurm.jobs(small.name, "gather")
+def test_processes_on_two_nodes_find_each_other(workflow, slurm):
+    [job] = slurm.jobs(workflow.name, "gather")
     assert job["NodeList"] == "n[1-2]"
     assert "node=2" in job["TRES"]
     assert job["JOB_GRES"] == "gpu:fake:2"
-    found = json.loads((small.folder / "gathered.json").read_text())
+    found = json.loads((workflow.folder / "gathered.json").read_text())
     assert found == [{"rank": 0, "node": "n1", "gpus": "0"}, {"rank": 1, "node": "n2", "gpus": "0"}]
 
 
-def test_a_failing_job_is_tried_again_and_its_log_shown(small, slurm):
-    first, second = slurm.jobs(small.name, "stumble")
+def test_a_failing_job_is_tried_again_and_its_log_shown(workflow, slurm):
+    first, second = slurm.jobs(workflow.name, "stumble")
     assert (first["JobState"], second["JobState"]) == ("FAILED", "COMPLETED")
-    assert "the first attempt stumbled over a stone" in small.output
-    assert (small.folder / "stumbled.txt").read_text() == "2\n"
+    assert "the first attempt stumbled over a stone" in workflow.output
+    assert (workflow.folder / "stumbled.txt").read_text() == "2\n"
