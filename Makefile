@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test bench ui lint format docs lock clean
+.PHONY: help setup reproduce test faults bench ui lint format docs lock clean
 
 help:  ## List the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
@@ -34,6 +34,9 @@ reproduce: setup  ## Train, evaluate and redraw everything with the default conf
 
 test: setup  ## Run the tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+faults: setup  ## Kill, damage, fill and outlast runs, some minutes each
+	$(BIN)/python -m pytest tests/faults -m "faults or not faults" $(ARGS)
 
 bench: setup  ## Measure speed and memory against peers, one thread each
 	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done

@@ -155,6 +155,27 @@ def test_an_interrupted_run_ends_like_an_undisturbed_one(
     pd.testing.assert_frame_equal(*files)
 
 
+def test_dropout_is_the_same_after_an_interruption(inputs, tmp_path, monkeypatch):
+    """Its noise comes from torch's global generator, which a new process starts afresh."""
+    model = tmp_path / "model"
+    shutil.copytree(inputs[0], model)
+    (model / "checksums.json").unlink()
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    run, arguments = _run(steps=3), (model, inputs[1])
+    trainer.train(run, *arguments, tmp_path / "whole")
+    monkeypatch.setattr(RunFolder, "lacking", lambda *_: None)  # no completions are kept here
+    for _ in range(3):
+        session = trainer.Session(run, *arguments, tmp_path / "torn")
+        recorder = trainer.RunRecorder(tmp_path / "torn", run, None, session.step + 1)
+        with trainer.Verifier() as verifier:
+            recorder.log(session.step + 1, session.learn(session.collect(verifier)))
+        session.save()
+    assert _metrics(tmp_path / "whole")["loss/surrogate"].tolist() == [
+        row["loss/surrogate"] for row in recorder.rows
+    ]
+
+
 def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):
     session = trainer.Session(_run(), *inputs, tmp_path)
     session.save()

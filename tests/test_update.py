@@ -1,17 +1,20 @@
 """The update against the plain definition of its loss, and what must not change it."""
 
 import copy
+import dataclasses
+import math
 
 import pytest
 import torch
 
-from aent.advantages import Estimate
+from aent.advantages import Estimate, estimate
 from aent.config.method import Method
 from aent.config.setting import Trainer
 from aent.critic import ValueModel
 from aent.experience import Experience
 from aent.failure import NonFiniteError
 from aent.forward import response_hidden
+from aent.rewards import Verdict
 from aent.update import TokenMeans, Updater
 
 ADVANTAGES = torch.tensor([1.2, -0.7, 0.4, -1.5])
@@ -142,3 +145,106 @@ def test_a_non_finite_loss_is_not_applied(tiny_qwen, ragged_rollouts):
         updater.update(1, experience, 0.0)
     for name, value in tiny_qwen.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def _spoil_gradient(updater):
+    weight = updater.policy.get_input_embeddings().weight
+    weight.register_hook(lambda grad: grad * float("inf"))
+
+
+def _spoil_critic(updater):
+    updater.critic.head.weight.register_hook(lambda grad: grad * float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message", "tensor"),
+    [
+        (_spoil_gradient, "the gradient's norm is inf", "model.embed_tokens.weight (gradient)"),
+        (_spoil_critic, "the critic's gradient norm is nan", "critic.head.weight (gradient)"),
+    ],
+)
+def test_a_non_finite_gradient_is_not_applied(tiny_qwen, ragged_rollouts, spoil, message, tensor):
+    critic = ValueModel(tiny_qwen)
+    updater = _updater(tiny_qwen, _method(advantage="gae", critic={"warmup_steps": 0}), critic)
+    spoil(updater)
+    values = torch.zeros(4, 5)
+    experience = _experience(ragged_rollouts, values=values, returns=values + 1)
+    before = copy.deepcopy(tiny_qwen.state_dict()), copy.deepcopy(critic.state_dict())
+    with pytest.raises(NonFiniteError, match=message) as raised:
+        updater.update(1, experience, 0.0)
+    assert raised.value.rows == [0, 1, 2, 3]
+    assert tensor in raised.value.tensors
+    for state, module in zip(before, (tiny_qwen, critic), strict=True):
+        assert all(torch.equal(state[name], value) for name, value in module.state_dict().items())
+
+
+def test_a_weight_that_is_not_finite_after_the_update_stops_it(
+    tiny_qwen, ragged_rollouts, monkeypatch
+):
+    """Also one that the loss does not depend on, as a row of the embedding that no text uses."""
+    updater = _updater(tiny_qwen, _method())
+    step = updater.optimizer.step
+
+    def overflow():
+        step()
+        with torch.no_grad():
+            tiny_qwen.model.layers[1].mlp.up_proj.weight[3, 2] = float("inf")
+
+    monkeypatch.setattr(updater.optimizer, "step", overflow)
+    with pytest.raises(NonFiniteError, match="a weight is not finite") as raised:
+        updater.update(1, _experience(ragged_rollouts), 0.0)
+    assert raised.value.tensors == {"model.layers.1.mlp.up_proj.weight": 1}
+
+
+METHODS = {
+    "grpo": _method(),
+    "rloo": _method(advantage="rloo"),
+    "aent": _method(entropy=CLAMPED | CONSTANT),
+    "ppo": _method(advantage="gae", critic={"warmup_steps": 0}),
+}
+NOTHING, EVERYTHING, MIXED = [[0.0, 0.0]] * 2, [[1.0, 1.0]] * 2, [[1.0, 0.0], [1.0, 1.0]]
+# Rewards a prompt and sample, tokens a response, and whether all responses were cut.
+EDGES = {
+    "no reward at all": (NOTHING, [5, 2, 3, 1], False),
+    "equal rewards": (EVERYTHING, [5, 2, 3, 1], False),
+    "all truncated": (NOTHING, [5, 5, 5, 5], True),
+    "an empty response": (MIXED, [5, 0, 3, 1], False),
+    "a minibatch of empty responses": (MIXED, [0, 0, 3, 1], False),
+    "one token each": (MIXED, [1, 1, 1, 1], False),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("edge", EDGES)
+def test_edge_cases_are_finite(tiny_qwen, ragged_rollouts, method, edge):
+    rewards, lengths, cut = torch.tensor(EDGES[edge][0]), *EDGES[edge][1:]
+    mask = torch.arange(5) < torch.tensor(lengths)[:, None]
+    rollouts = dataclasses.replace(
+        ragged_rollouts,
+        response_mask=mask,
+        response_ids=ragged_rollouts.response_ids.clamp(min=2) * mask,
+        logprobs=torch.full((4, 5), -4.0) * mask,
+        truncated=torch.tensor([cut] * 4),
+    )
+    critic = ValueModel(tiny_qwen) if method == "ppo" else None
+    values = torch.zeros(4, 5) if critic else None
+    experience = dataclasses.replace(
+        _experience(rollouts, values=values),
+        rewards=rewards,
+        estimate=estimate(METHODS[method].advantage, rewards, mask, values),
+        verdicts=[Verdict(0.0, False, False, None)] * 4,
+    )
+    before = copy.deepcopy(tiny_qwen.state_dict())
+    updater = _updater(tiny_qwen, METHODS[method], critic, minibatches=2)
+    metrics = updater.update(1, experience, 0.1 if method == "aent" else 0.0)
+    recorded = metrics | experience.metrics()
+    assert all(math.isfinite(value) for value in recorded.values()), recorded
+    assert all(torch.isfinite(weight).all() for weight in tiny_qwen.parameters())
+    if method in ("grpo", "rloo") and rewards.std(dim=1).max() == 0:
+        # Nothing to prefer: nothing is learnt.
+        assert metrics["grad/norm"] == 0
+        state = tiny_qwen.state_dict()
+        assert all(torch.equal(before[name], value) for name, value in state.items())
+    assert recorded["response/truncated_fraction"] == float(cut)
+    equal = (rewards[:, 0] == rewards[:, 1]).float().mean().item()
+    assert recorded["reward/zero_variance_fraction"] == equal

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from aent.config import Config, ConfigError, Run, load
+from aent.lease import LeaseError
 from aent.logs import configure_logging
 
 
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except LeaseError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

@@ -9,6 +9,7 @@ The Snakefile imports this module: what is slow to import (pandas, MLflow) waits
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -76,7 +77,7 @@ class RunRecorder:
         # A new file: what a process thought dead still writes goes to the old one.
         with replacing(self.path) as partial:
             partial.write_text("".join(encode(row) for row in self.rows), encoding="utf-8")
-        self.file = self.path.open("a", encoding="utf-8")
+        self.file = self.path.open("ab", buffering=0)  # a line is one write
         self.mlflow_run_id = None
         self.mirror: Mirror | None = None
         if tracking_uri is not None:
@@ -90,9 +91,10 @@ class RunRecorder:
             aent.files.StorageError: the disk is full or gone.
         """
         row: Row = {"step": step} | {name: float(value) for name, value in metrics.items()}
+        line = encode(row).encode()
         with naming(self.path):
-            self.file.write(encode(row))
-            self.file.flush()
+            if self.file.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.rows.append(row)
         if self.mirror is not None:
             self.mirror.put(row)
@@ -102,6 +104,10 @@ class RunRecorder:
         with naming(self.path):
             os.fsync(self.file.fileno())
 
+    def close(self) -> None:
+        """Close the file; `finish` does it too."""
+        self.file.close()
+
     def finish(self) -> Path:
         """Write metrics.parquet, fill what MLflow lacks, end the MLflow run.
 
@@ -110,7 +116,7 @@ class RunRecorder:
         """
         import pandas as pd
 
-        self.file.close()
+        self.close()
         target = self.directory / "metrics.parquet"
         frame = pd.DataFrame(self.rows)
         if not frame.empty:

@@ -20,6 +20,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -247,10 +248,11 @@ def train(
     with Termination() as termination, Lease(output) as lease:
         RunFolder(output).sweep()
         session = Session(run, model_dir, problems, output)
-        recorder = RunRecorder(output, run, tracking_uri, first_step=session.step + 1)
-        _take_steps(session, recorder, lease, termination)
-        lease.check()
-        recorder.finish()
+        first = session.step + 1
+        with closing(RunRecorder(output, run, tracking_uri, first)) as recorder:
+            _take_steps(session, recorder, lease, termination)
+            lease.check()
+            recorder.finish()
         info = describe_run(run, started) | {
             "inputs": session.inputs,
             "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),

@@ -1,0 +1,70 @@
+"""Two processes on one run: the second refuses, or takes over from a dead one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from aent import lease
+from aent.lease import LeaseError
+
+STEPS = {"steps": 12, "save_every": 6, "state_every": 1}
+
+
+def _await(condition, process):
+    while process.is_alive() and not condition():
+        time.sleep(0.01)
+
+
+def _steps(output):
+    path = output / "state/metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _snapshot(output):
+    return {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+
+
+def test_the_second_refuses_and_the_first_is_unharmed(toy, tmp_path):
+    # Long enough for a heartbeat of the first, which is what the second waits for.
+    run, output = toy.run("aent", steps=300, save_every=300), tmp_path / "run"
+    first = toy.start(run, output)
+    _await(lambda: _steps(output) >= 2, first)
+    with pytest.raises(LeaseError, match=rf"run: process {first.pid} on .* is writing"):
+        toy.train(run, output)
+    first.join()
+    assert first.exitcode == 0
+    assert pd.read_parquet(output / "metrics.parquet")["step"].tolist() == list(range(1, 301))
+
+
+def test_a_frozen_first_is_overtaken_and_writes_nothing_when_it_wakes_up(
+    toy, undisturbed, same_outputs, tmp_path, monkeypatch
+):
+    run, output = toy.run("aent", **STEPS), tmp_path / "run"
+    first = toy.start(run, output)
+    _await(lambda: _steps(output) >= 2, first)
+    os.kill(first.pid, signal.SIGSTOP)
+    monkeypatch.setattr(lease, "STALE_S", 1.0)
+    toy.train(run, output)
+    before = _snapshot(output)
+    os.kill(first.pid, signal.SIGCONT)
+    first.join()
+    assert first.exitcode == 1
+    assert _snapshot(output) == before
+    same_outputs(output, undisturbed(run))
+
+
+def test_two_runs_share_a_base_model(toy, undisturbed, same_outputs, tmp_path):
+    before = _snapshot(toy.model)
+    runs = [toy.run("aent", seed=seed, steps=6, save_every=3) for seed in (0, 1)]
+    jobs = [toy.start(run, tmp_path / run.name) for run in runs]
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0]
+    for run in runs:
+        same_outputs(tmp_path / run.name, undisturbed(run))
+    assert _snapshot(toy.model) == before
