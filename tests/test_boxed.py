@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from aent.boxed import last_boxed
+from aent.boxed import last_boxed, written_answer
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,18 @@ def test_time_is_linear_in_the_length(unit: str) -> None:
     start = time.perf_counter()
     last_boxed(r"\boxed{" + unit * 200_000)
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{1} then \boxed{2}", "2"),
+        (r"so $\boxed 5$.", "5"),
+        (r"so \boxed 7, then \boxed 12.", "12"),
+        (r"\fbox{3}", "3"),
+        (r"\fbox{3} but \boxed{4}", "4"),
+        ("no box", None),
+    ],
+)
+def test_answers_of_people_s_solutions(text: str, answer: str | None) -> None:
+    assert written_answer(text) == answer

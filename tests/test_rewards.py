@@ -263,6 +263,12 @@ def test_an_interrupt_leaves_no_answer_to_the_wrong_question(verifier, monkeypat
     assert verifier.score([r"\boxed{1/4}"], ["1/3"])[0].score == 0.0
 
 
+def test_sound_answers_are_those_that_math_verify_finds_equal_to_themselves(verifier):
+    answers = ["7", r"\frac{1}{2}", r"\text{}", "(1, 2]", r"\frac{1}{2}", "9" * 3000]
+    assert verifier.sound(answers) == [True, True, False, True, True, False]
+    assert verifier.sound([]) == []
+
+
 def _interrupt(*_):
     raise KeyboardInterrupt
 

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 from aent.config import PretrainedModel
-from aent.models import check_directory
+from aent.hub import commit_of, explain, reaching
+from aent.models import ModelError, check_directory
 
 log = logging.getLogger(__name__)
 
@@ -16,18 +17,21 @@ WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 OLD_WEIGHTS = ["pytorch_model*.bin"]
 
 
-def fetch_model(model: PretrainedModel, output: Path) -> None:
+def fetch_model(model: PretrainedModel, output: Path) -> str | None:
     """Make `output` a directory that opens as the model.
 
     A local directory's files are linked, not copied.
 
+    Returns:
+        The hub's commit; None for a local directory.
+
     Raises:
-        aent.models.ModelError: what is there is no model directory.
-        huggingface_hub.errors.HfHubHTTPError, OSError: the hub does not give the model.
+        aent.models.ModelError: the hub does not give it, or what is there is no model directory.
     """
+    commit = None
     shutil.rmtree(output, ignore_errors=True)
     if model.is_hub_id:
-        _download(model, output)
+        commit = _download(model, output)
     else:
         source = Path(model.path).resolve()
         check_directory(source)
@@ -36,16 +40,23 @@ def fetch_model(model: PretrainedModel, output: Path) -> None:
             (output / item.name).symlink_to(item)
         log.info("%s links to %s", output, source)
     check_directory(output)
+    return commit
 
 
-def _download(model: PretrainedModel, output: Path) -> None:
+def _download(model: PretrainedModel, output: Path) -> str:
     import huggingface_hub as hub
 
-    files = hub.list_repo_files(model.path, revision=model.revision)
-    has_safetensors = any(name.endswith(".safetensors") for name in files)
-    wanted = WANTED if has_safetensors else WANTED + OLD_WEIGHTS
-    hub.snapshot_download(
-        model.path, revision=model.revision, local_dir=output, allow_patterns=wanted
-    )
+    try:
+        commit = commit_of(model.path, model.revision, "model")
+        with reaching():
+            files = hub.list_repo_files(model.path, revision=commit)
+            has_safetensors = any(name.endswith(".safetensors") for name in files)
+            wanted = WANTED if has_safetensors else WANTED + OLD_WEIGHTS
+            hub.snapshot_download(
+                model.path, revision=commit, local_dir=output, allow_patterns=wanted
+            )
+    except OSError as error:
+        raise ModelError(explain(error, model.path, model.revision, "model")) from None
     shutil.rmtree(output / ".cache", ignore_errors=True)  # download times, which differ each time
-    log.info("%s is %s at %s", output, model.path, model.revision)
+    log.info("%s is %s at %s, commit %s", output, model.path, model.revision, commit)
+    return commit

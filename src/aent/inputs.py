@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aent.config import Config, ConfigError, PretrainedModel
 from aent.config.data import FileProblems
+from aent.config.setting import Prompt
 
 
 def check_inputs(config: Config) -> None:
@@ -23,15 +24,22 @@ def _problem_files(config: Config) -> list[str]:
     files = {k: v for k, v in config.problems.items() if isinstance(v, FileProblems)}
     if not files:
         return []
-    from aent.problems import ProblemError, load_problems
+    from aent.problems import ProblemError
+    from aent.problems.prepare import complete
+    from aent.problems.source import read_source
 
     found = []
     for name, source in files.items():
         try:
-            load_problems(source)
+            complete(read_source(source), source)
         except ProblemError as error:
             found.append(f"problems.{name}.path: {error}")
     return found
+
+
+def prompts_of(config: Config, model: str) -> list[Prompt]:
+    """The prompts that settings write for a base model."""
+    return [setting.prompt for setting in config.settings.values() if setting.model == model]
 
 
 def _model_directories(config: Config) -> list[str]:
@@ -40,10 +48,12 @@ def _model_directories(config: Config) -> list[str]:
     for name, model in models.items():
         if model.is_hub_id:
             continue
-        from aent.models import ModelError, check_directory  # imports torch
+        from aent.models import ModelError, check_directory, check_tokenizer  # imports torch
 
         try:
             check_directory(model.path)
+            for prompt in prompts_of(config, name):
+                check_tokenizer(model.path, prompt)
         except ModelError as error:
             found.append(f"models.{name}.path: {error}")
     return found

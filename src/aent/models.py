@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,20 @@ from aent.files import StorageError, replacing
 from aent.problems.synthetic import first_words
 from aent.problems.synthetic import vocabulary as task_vocabulary
 
+log = logging.getLogger(__name__)
+
 PAD, EOS = "<pad>", "<eos>"
 _SPACE = "\u0120"  # how a byte-level vocabulary spells a space
 # A bar for a second's work would hide the lines that say what a job is doing.
 hf_logging.disable_progress_bar()
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+NO_TEMPLATE = (
+    "prompt.chat: the tokenizer has no chat template; set chat: false in the setting's prompt, or "
+    "add a chat_template.jinja to the model's directory"
+)
 
 
 class ModelError(ValueError):
@@ -133,8 +142,21 @@ def load_tokenizer(path: str | Path, *, revision: str = "main") -> PreTrainedTok
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
     if tokenizer.pad_token_id is None:
+        # Padding is masked wherever it stands, so that any token will do.
+        log.warning("%s: no padding token; %r pads instead", path, tokenizer.eos_token)
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_tokenizer(path: str | Path, prompt: Prompt) -> None:
+    """See that a model directory's tokenizer can write a setting's prompts.
+
+    Raises:
+        ModelError: it cannot be opened, knows no end of sequence, or lacks a chat template that
+            the prompts need.
+    """
+    if prompt.chat and not load_tokenizer(path).chat_template:
+        raise ModelError(f"{path}: {NO_TEMPLATE}")
 
 
 def check_directory(path: str | Path) -> None:
@@ -210,7 +232,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, problem: str, prompt: Prom
         ids: list[int] = tokenizer(text)["input_ids"]
         return ids
     if not tokenizer.chat_template:
-        raise ModelError("prompt.chat: the tokenizer has no chat template; set chat: false")
+        raise ModelError(NO_TEMPLATE)
     turn = [{"role": "user", "content": text}]
     wrapped = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(wrapped, add_special_tokens=False)["input_ids"]

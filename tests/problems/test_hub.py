@@ -71,7 +71,7 @@ def test_hub_data_set(folder: Path) -> None:
     ("changes", "message"),
     [
         ({"split": "exam"}, "owner/sums@main, split exam: cannot be loaded"),
-        ({"id": "owner/absent"}, "owner/absent@main, split train: cannot be loaded"),
+        ({"id": "owner/absent"}, "owner/absent@main cannot be had"),
         ({"columns": {"problem": "text"}}, r"no column 'text' for problem; found are \['question'"),
     ],
 )
@@ -85,3 +85,18 @@ def test_hub_errors(changes: dict[str, object], message: str) -> None:
 def test_unreachable_hub_says_what_to_do() -> None:
     with pytest.raises(ProblemError, match=r"hf download owner/absent .*kind: file"):
         load_problems(hub(id="owner/absent"))
+
+
+@pytest.mark.usefixtures("folder")
+def test_another_size_than_expected_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_problems(hub(records=21))
+    assert "20 records, where 21 are expected" in caplog.text
+
+
+def test_a_folder_of_parts(folder: Path, tmp_path: Path) -> None:
+    (folder / "train-1.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (folder / "notes.txt").write_text("not data")
+    assert len(load_problems(file(folder, columns=COLUMNS))) == 21
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(ProblemError, match="bare: a folder without"):
+        load_problems(file(tmp_path / "bare", columns=COLUMNS))

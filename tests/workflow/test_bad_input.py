@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from aent.config import ConfigError, parse
+from aent.config.model import ScratchModel
 from aent.inputs import check_inputs
+from aent.models import build_tokenizer, create_model, save_model
 
 ROOT = Path(__file__).parents[2]
 TOY = yaml.safe_load((ROOT / "tests/config.yaml").read_text())
@@ -73,6 +75,13 @@ BAD = {
         problem_file("unanswered.jsonl"),
         ["problems.easy.path", "unanswered.jsonl", "answer", "2"],
     ),
+    "columns that are not there": (
+        changed(
+            "problems/easy",
+            {"kind": "file", "path": "unanswered.jsonl", "columns": {"problem": "question"}},
+        ),
+        ["problems.easy.path", "no column 'question' for problem", "'problem', 'answer'", "pin"],
+    ),
     "missing model directory": (
         pretrained("./absent"),
         ["models.tiny.path", "./absent", "no such directory"],
@@ -83,6 +92,11 @@ BAD = {
     ),
 }
 
+
+BAD["tokenizer without a chat template"] = (
+    changed("settings/toy/prompt", {"chat": True}) | {"models": pretrained("./model")["models"]},
+    ["models.tiny.path", "./model", "no chat template", "set chat: false"],
+)
 
 # One of each kind through Snakemake, which takes seconds to start; all of them in this process.
 THROUGH_SNAKEMAKE = ["unknown method", "box with min above max", "record without an answer"]
@@ -95,6 +109,8 @@ def folder(tmp_path, monkeypatch):
     records = [{"problem": "1 + 1", "answer": "2"}, {"problem": "1 + 2"}]
     (tmp_path / "unanswered.jsonl").write_text("\n".join(map(json.dumps, records)))
     (tmp_path / "folder").mkdir()
+    scratch = ScratchModel.model_validate(TOY["models"]["tiny"])
+    save_model(create_model(scratch), build_tokenizer(scratch.vocabulary), tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -78,6 +78,22 @@ def problem_files(names):
     return [f"{RESULTS}/problems/{name}.jsonl" for name in dict.fromkeys(names)]
 
 
+def source_of(problems):
+    """All that a problem set depends on beside the sets that it is compared with."""
+    excluded = {"title": True, "records": True, "cleaning": {"workers"}}
+    return study.problems[problems].model_dump(mode="json", exclude=excluded)
+
+
+def compared_with(problems):
+    cleaning = study.cleaning(problems)
+    return cleaning.unlike if cleaning else []
+
+
+def checkers_of(problems):
+    cleaning = study.cleaning(problems)
+    return cleaning.workers if cleaning else 1
+
+
 def benchmarks_of(setting):
     evaluation = study.settings[setting].evaluation
     return [*evaluation.benchmarks, *evaluation.validation]

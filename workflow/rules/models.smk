@@ -36,6 +36,7 @@ rule create_model:
 rule fetch_model:
     output:
         model=directory(f"{RESULTS}/models/{{model}}"),
+        source=f"{RESULTS}/models/{{model}}.json",
     log:
         f"{RESULTS}/logs/models/{{model}}.log",
     benchmark:
@@ -49,7 +50,9 @@ rule fetch_model:
         mem_mb=2000,
         runtime=240,
     params:
-        definition=lambda wildcards: study.models[wildcards.model].model_dump(mode="json"),
+        definition=lambda wildcards: study.models[wildcards.model].model_dump(
+            mode="json", exclude={"shape"}
+        ),
     message:
         "Fetch the base model {wildcards.model}"
     script:

@@ -3,8 +3,11 @@ localrules:
 
 
 rule prepare_problems:
+    input:
+        lambda wildcards: problem_files(compared_with(wildcards.problems)),
     output:
-        f"{RESULTS}/problems/{{problems}}.jsonl",
+        problems=f"{RESULTS}/problems/{{problems}}.jsonl",
+        card=f"{RESULTS}/problems/{{problems}}.json",
     log:
         f"{RESULTS}/logs/problems/{{problems}}.log",
     benchmark:
@@ -13,12 +16,12 @@ rule prepare_problems:
         problems=one_of(study.problems),
     conda:
         "../envs/aent.yml"
-    threads: 1
+    threads: lambda wildcards: checkers_of(wildcards.problems)
     resources:
-        mem_mb=1500,
-        runtime=60,
+        mem_mb=lambda wildcards, threads: 1500 + 500 * threads,
+        runtime=240,
     params:
-        definition=lambda wildcards: study.problems[wildcards.problems].model_dump(mode="json"),
+        definition=lambda wildcards: source_of(wildcards.problems),
     message:
         "Prepare the problems {wildcards.problems}"
     script:

@@ -1,11 +1,18 @@
 """Put a pretrained model in its place: links to a local directory, or a download from the hub."""
 
+import json
 from pathlib import Path
 
 from aent.config import parse
 from aent.fetch import fetch_model
+from aent.inputs import prompts_of
 from aent.logs import configure_logging
+from aent.models import check_tokenizer
 
 configure_logging(snakemake.log[0])
-model = parse(snakemake.config).models[snakemake.wildcards.model]
-fetch_model(model, Path(snakemake.output.model))
+study, name = parse(snakemake.config), snakemake.wildcards.model
+output = Path(snakemake.output.model)
+commit = fetch_model(study.models[name], output)
+for prompt in prompts_of(study, name):
+    check_tokenizer(output, prompt)
+Path(snakemake.output.source).write_text(json.dumps({"commit": commit}, indent=2) + "\n")

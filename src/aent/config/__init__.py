@@ -16,10 +16,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from aent.config.base import Name, Strict
-from aent.config.data import Problems, SyntheticProblems
+from aent.config.data import Cleaning, Problems, SyntheticProblems
 from aent.config.experiment import Claims, Figure, Mdp, Runs, Sweep, SweepFigure, Table, Tracking
 from aent.config.method import Method
 from aent.config.model import Model, PretrainedModel, ScratchModel
+from aent.config.plan import Assumptions
 from aent.config.setting import Setting
 
 # Folders under results/ that a setting's name must not shadow.
@@ -89,15 +90,39 @@ class Config(Strict):
     """The decision problem of Figure 1; none when absent."""
     tracking: Tracking = Tracking()
     """MLflow."""
+    plan: Assumptions = Assumptions()
+    """Assumptions of `aent plan`; no result depends on them."""
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Config:
-        problems = [*self._setting_problems(), *self._experiment_problems()]
+        problems = [
+            *self._cleaning_problems(),
+            *self._setting_problems(),
+            *self._experiment_problems(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         for run in self.runs():  # resolves, and so validates, every method of every setting
             assert run.name
         return self
+
+    def cleaning(self, name: str) -> Cleaning | None:
+        """How a problem set is cleaned; None for one that is not."""
+        return getattr(self.problems[name], "cleaning", None)
+
+    def _cleaning_problems(self) -> list[str]:
+        found = []
+        for name in self.problems:
+            others = cleaning.unlike if (cleaning := self.cleaning(name)) else []
+            key = f"problems.{name}.cleaning.unlike"
+            found += _known(key, others, [other for other in self.problems if other != name])
+            found += [
+                f"{key}: {other!r} is itself compared with other sets; name one that is not"
+                for other in others
+                if other != name and other in self.problems
+                if (theirs := self.cleaning(other)) and theirs.unlike
+            ]
+        return found
 
     def _setting_problems(self) -> list[str]:
         found = []
@@ -229,6 +254,22 @@ class Config(Strict):
         """All runs that tables, figures and claims need, each once."""
         runs = [run for _, experiment in self._experiments() for run in self.runs_of(experiment)]
         return list({run.name: run for run in [*runs, *self.claims_runs()]}.values())
+
+    def used_models(self) -> list[str]:
+        """Base models of the runs."""
+        return list(dict.fromkeys(run.setting.model for run in self.runs()))
+
+    def used_problems(self) -> list[str]:
+        """Problem sets that the runs need: to train, to score, to warm up, to be compared with."""
+        names: list[str] = []
+        for run in self.runs():
+            evaluation = run.setting.evaluation
+            names += [run.setting.problems, *evaluation.benchmarks, *evaluation.validation]
+            if isinstance(model := self.models[run.setting.model], ScratchModel):
+                names.append(model.warm_start.problems)
+        for name in dict.fromkeys(names):
+            names += cleaning.unlike if (cleaning := self.cleaning(name)) else []
+        return list(dict.fromkeys(names))
 
     def claims_runs(self) -> list[Run]:
         """The runs behind the claims sheet; none without one."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aent.config.base import Strict
+from aent.config.base import Name, Strict
 
 Family = Literal["story", "chain"]
 Tier = Literal[1, 2, 3]
@@ -53,42 +53,67 @@ class Columns(Strict):
         return self
 
 
-class FileProblems(Strict):
-    """Problems in a local jsonl or parquet file."""
+class Cleaning(Strict):
+    """Filters of a problem set, in the order of the keys; the data card counts what each drops.
 
-    kind: Literal["file"]
+    Records without a problem or an answer are dropped too; without cleaning they are errors.
+    """
+
+    verifiable: bool = True
+    """Drop problems whose answer math-verify cannot read, or does not find equal to itself. What it
+    cannot read as a formula it compares as text: an answer in words verifies."""
+    timeout_s: float = Field(default=5.0, gt=0)
+    """CPU seconds for the check of one answer; one that takes longer is dropped."""
+    distinct: bool = True
+    """Of problems with the same id or the same normalised text, keep the first."""
+    unlike: list[Name] = []
+    """Problem sets, benchmarks mostly, whose problems are dropped: same normalised text, or a run
+    of words in common that stands in one of their problems only."""
+    ngram: int | None = Field(default=13, ge=5)
+    """Words of a run; null for the comparison of whole texts alone."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that check answers."""
+
+
+class Sourced(Strict):
+    """What sets of existing problems have in common."""
+
     title: str | None = None
     """Name in tables and figures; the set's own name when absent."""
-    path: Path
-    """A .jsonl or .parquet file."""
     columns: Columns = Columns()
     """Which columns hold what."""
+    cleaning: Cleaning | None = None
+    """Filters; none when absent, and then every record must be whole."""
     limit: int | None = Field(default=None, ge=1)
-    """Take this many records after the shuffle; all when absent."""
+    """Take this many records after cleaning and shuffle; all when absent."""
     shuffle_seed: int | None = None
-    """Shuffle with this seed before the limit; file order when absent."""
+    """Shuffle with this seed before the limit; source order when absent."""
 
 
-class HubProblems(Strict):
+class FileProblems(Sourced):
+    """Problems in local jsonl or parquet files."""
+
+    kind: Literal["file"]
+    path: Path
+    """A .jsonl or .parquet file, or a folder of them, read in the order of their names."""
+
+
+class HubProblems(Sourced):
     """Problems in a data set on the Hugging Face hub."""
 
     kind: Literal["hub"]
-    title: str | None = None
-    """Name in tables and figures; the set's own name when absent."""
     id: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
     """Data set id, `owner/name`."""
     revision: str = "main"
-    """Commit or tag to pin."""
+    """Commit or tag to pin. The commit that a branch stood at when it was fetched is recorded in
+    the data card."""
     subset: str | None = None
     """The data set's configuration, where it has several."""
     split: str = "train"
     """The data set's split."""
-    columns: Columns = Columns()
-    """Which columns hold what."""
-    limit: int | None = Field(default=None, ge=1)
-    """Take this many records after the shuffle; all when absent."""
-    shuffle_seed: int | None = None
-    """Shuffle with this seed before the limit; source order when absent."""
+    records: int | None = Field(default=None, ge=1)
+    """Records that the split is known to hold, for `aent plan`, which looks at no hub. A split of
+    another size is used all the same, with a warning."""
 
 
 Problems = Annotated[SyntheticProblems | FileProblems | HubProblems, Field(discriminator="kind")]

@@ -87,6 +87,39 @@ class ScratchModel(Strict):
         return self
 
 
+class Shape(Strict):
+    """Shape of a decoder of the Qwen2 and Llama family, as its config.json gives it."""
+
+    layers: int = Field(ge=1)
+    """num_hidden_layers."""
+    hidden: int = Field(ge=1)
+    """hidden_size."""
+    intermediate: int = Field(ge=1)
+    """intermediate_size."""
+    heads: int = Field(ge=1)
+    """num_attention_heads."""
+    kv_heads: int = Field(ge=1)
+    """num_key_value_heads."""
+    vocabulary: int = Field(ge=1)
+    """vocab_size."""
+    tied: bool
+    """tie_word_embeddings: whether the head is the embedding."""
+    head_size: int | None = Field(default=None, ge=1)
+    """head_dim; hidden over heads when absent."""
+    attention_bias: bool = True
+    """Whether queries, keys and values have a bias: Qwen2 has, Llama has not."""
+
+    @property
+    def attention_width(self) -> int:
+        """Width of all heads together."""
+        return self.heads * (self.head_size or self.hidden // self.heads)
+
+    @property
+    def kv_width(self) -> int:
+        """Width of all key (or value) heads together."""
+        return self.kv_heads * (self.head_size or self.hidden // self.heads)
+
+
 class PretrainedModel(Strict):
     """An existing model: a directory that AutoModelForCausalLM opens, or a hub id."""
 
@@ -95,6 +128,8 @@ class PretrainedModel(Strict):
     """Local directory or hub id `owner/name`."""
     revision: str = "main"
     """Commit or tag to pin on the hub."""
+    shape: Shape | None = None
+    """Shape of a model on the hub, for `aent plan`, which looks at no hub."""
 
     @property
     def is_hub_id(self) -> bool:

@@ -12,12 +12,16 @@ from typing import Any
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from aent.boxed import last_boxed
+from aent.boxed import written_answer
 from aent.config.data import Columns
 
 
 class ProblemError(ValueError):
     """Problems cannot be read or generated; the message names the place."""
+
+
+class IncompleteError(ProblemError):
+    """A record has no problem, no single answer or no id."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +59,58 @@ def write_problems(path: Path, problems: Iterable[Problem]) -> None:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a .jsonl or .parquet file as dictionaries.
+def read_rows(path: Path, columns: Columns | None = None) -> list[dict[str, Any]]:
+    """Rows of a .jsonl or .parquet file, or of all such files in a folder, as dictionaries.
+
+    Args:
+        path: the file or folder.
+        columns: what is wanted of them; of parquet files nothing else is read.
 
     Raises:
-        ProblemError: another suffix, an unreadable or empty file, a line that is no JSON object.
+        ProblemError: another suffix, an unreadable or empty file, a line that is no JSON object, a
+            column that is not there.
     """
     path = Path(path)
-    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if path.suffix not in readers:
-        raise ProblemError(f"{path}: suffix {path.suffix!r}; allowed are {sorted(readers)}")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix in (".jsonl", ".parquet"))
+        if not files:
+            raise ProblemError(f"{path}: a folder without .jsonl or .parquet files")
+    return [row for file in files for row in _read_file(file, columns)]
+
+
+def check_columns(found: Iterable[str], columns: Columns, where: str) -> None:
+    """See that a source has the columns that it is said to have.
+
+    Raises:
+        ProblemError: one is missing.
+    """
+    names = list(found)
+    for key, column in columns.model_dump().items():
+        if column is not None and column not in names:
+            raise ProblemError(
+                f"{where}: no column {column!r} for {key}; found are {names}. If the source has "
+                f"changed, name its column under columns.{key}, or pin an older revision"
+            )
+
+
+def _read_file(path: Path, columns: Columns | None) -> list[dict[str, Any]]:
     try:
-        rows = readers[path.suffix](path)
+        if path.suffix == ".jsonl":
+            rows = _read_jsonl(path)
+            found = dict.fromkeys(name for row in rows for name in row)
+        elif path.suffix == ".parquet":
+            found = dict.fromkeys(pq.read_schema(path).names)
+            wanted = set(columns.model_dump().values()) if columns else set(found)
+            rows = pq.read_table(path, columns=[n for n in found if n in wanted]).to_pylist()
+        else:
+            raise ProblemError(
+                f"{path}: suffix {path.suffix!r}; allowed are ['.jsonl', '.parquet']"
+            )
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise ProblemError(f"{path}: cannot be read: {error}") from None
+    if columns and found:
+        check_columns(found, columns, str(path))
     if not rows:
         raise ProblemError(f"{path}: empty, at least one record is needed")
     return rows
@@ -92,13 +134,8 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return rows
-
-
 def to_problems(rows: list[dict[str, Any]], columns: Columns, where: str) -> list[Problem]:
-    """Records from a source's rows.
+    """Records from a source's rows, all of which must be whole.
 
     Args:
         rows: at least one row.
@@ -109,11 +146,18 @@ def to_problems(rows: list[dict[str, Any]], columns: Columns, where: str) -> lis
     Raises:
         ProblemError: missing column or value, or an id that occurs twice. Rows count from 1.
     """
-    found = list(dict.fromkeys(name for row in rows for name in row))
-    for key, column in columns.model_dump().items():
-        if column is not None and column not in found:
-            raise ProblemError(f"{where}: no column {column!r} for {key}; found are {found}")
-    problems = [_to_problem(row, n, columns, where) for n, row in enumerate(rows)]
+    check_columns(dict.fromkeys(name for row in rows for name in row), columns, where)
+    problems = [to_problem(row, n, columns, where) for n, row in enumerate(rows)]
+    check_ids(problems, where)
+    return problems
+
+
+def check_ids(problems: list[Problem], where: str) -> None:
+    """See that no id occurs twice.
+
+    Raises:
+        ProblemError: one does. Rows count from 1.
+    """
     first: dict[str, int] = {}
     for n, problem in enumerate(problems, start=1):
         if problem.id in first:
@@ -121,26 +165,31 @@ def to_problems(rows: list[dict[str, Any]], columns: Columns, where: str) -> lis
                 f"{where}: row {n}: id {problem.id!r} already used in row {first[problem.id]}"
             )
         first[problem.id] = n
-    return problems
 
 
-def _to_problem(row: dict[str, Any], n: int, columns: Columns, where: str) -> Problem:
+def to_problem(row: dict[str, Any], n: int, columns: Columns, where: str) -> Problem:
+    """The record of row `n`, from 0.
+
+    Raises:
+        IncompleteError: without a problem, an id, or a single answer.
+        ProblemError: with a value that is neither text nor number.
+    """
     place = f"{where}: row {n + 1}"
     solution = _text(row.get(columns.solution), place) if columns.solution else None
     if columns.answer is not None:
         answer = _text(row.get(columns.answer), place)
         source = f"column {columns.answer!r}"
     else:
-        answer = last_boxed(solution) if solution else None
+        answer = written_answer(solution) if solution else None
         source = f"no closed \\boxed{{}} in column {columns.solution!r}"
     if not answer:
-        raise ProblemError(f"{place}: without an answer ({source})")
+        raise IncompleteError(f"{place}: without an answer ({source})")
     problem = _text(row.get(columns.problem), place)
     if not problem:
-        raise ProblemError(f"{place}: without a problem (column {columns.problem!r})")
+        raise IncompleteError(f"{place}: without a problem (column {columns.problem!r})")
     name = _text(row.get(columns.id), place) if columns.id else str(n)
     if not name:
-        raise ProblemError(f"{place}: without an id (column {columns.id!r})")
+        raise IncompleteError(f"{place}: without an id (column {columns.id!r})")
     level = row.get(columns.level) if columns.level else None
     if level is not None and not isinstance(level, int):
         level = _text(level, place)
@@ -154,7 +203,9 @@ def _text(value: Any, place: str) -> str | None:
     """
     if isinstance(value, list | tuple):
         if len(value) > 1:
-            raise ProblemError(f"{place}: one value is needed, found {len(value)}: {value!r:.100}")
+            raise IncompleteError(
+                f"{place}: one value is needed, found {len(value)}: {value!r:.100}"
+            )
         value = value[0] if value else None
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
