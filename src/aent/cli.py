@@ -27,11 +27,23 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--keep-state", action="store_true", help="also when the run is complete")
     runs = commands.add_parser("runs", help="list the runs that the configuration asks for")
     runs.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    plan = commands.add_parser("plan", help="estimate memory, GPU hours and disk of every run")
+    plan.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    plan.add_argument(
+        "--assume",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="another assumption, such as response_share=0.5 or gpus.A100.memory_gb=40; "
+        "config/README.md lists them under `plan`",
+    )
     options = parser.parse_args(arguments)
     try:
         config = load(options.config)
         if options.command == "runs":
             print("\n".join(run.name for run in config.runs()))
+        elif options.command == "plan":
+            print(_plan(config, options.assume))
         else:
             run = config.run(options.setting, options.method, options.seed)
             _train(config, run, options)
@@ -42,6 +54,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     return 0
+
+
+def _plan(config: Config, assumed: list[str]) -> str:
+    from aent.plan import PlanError, assume, make_plan, render
+
+    try:
+        return render(make_plan(config.model_copy(update={"plan": assume(config.plan, assumed)})))
+    except PlanError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _train(config: Config, run: Run, options: argparse.Namespace) -> None:

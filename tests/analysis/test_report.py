@@ -12,6 +12,9 @@ from aent.analysis.report import inline_svg, write_report
 from aent.config import parse
 from aent.config.experiment import CurvesFigure
 from aent.mdp import simulate
+from aent.problems import Prepared, Problem
+from aent.problems.card import describe_problems
+from aent.problems.cleaning import Step
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,12 @@ def finished(synthetic, tmp_path_factory):
     scores.to_parquet(tmp_path / "scores.parquet", index=False)
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "tiny.json").write_text('{"accuracy/sampled": 0.291, "entropy": 0.45}')
+    (tmp_path / "problems").mkdir()
+    for name in config.used_problems():
+        steps = [Step("read", 90, 0), Step("not in a benchmark", 50, 40, {"easy": 40})]
+        prepared = Prepared([Problem("a", "1 + 1 ?", "2")], steps, commit="c0ffee")
+        card = describe_problems(config.problems[name], prepared)
+        (tmp_path / "problems" / f"{name}.json").write_text(json.dumps(card))
     values = simulate(config.mdp)
     save_figure(mdp_figure(values, config.mdp), tmp_path / "figures" / "figure1")
     for name, figure in config.figures.items():
@@ -77,6 +86,10 @@ def test_report_is_one_page_with_everything(finished):
         "published",
         "accuracy/sampled 0.291",
         "1000 procedural problems",
+        "not in a benchmark 50 (dropped 40: easy 40); commit c0ffee",
+        "integer 100%",
+        "lab/aent-drop0.5/seed2",  # in the plan
+        "all 18 runs",
         "validation (Lab_1)",
         "adaptive (initial 0.02, low 0.2",
     ):

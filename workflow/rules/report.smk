@@ -8,7 +8,8 @@ rule write_report:
         figures=figure_files(),
         claims=claim_files(),
         scores=f"{RESULTS}/scores.parquet",
-        models=[f"{RESULTS}/models/{model}.json" for model in SCRATCH],
+        models=[f"{RESULTS}/models/{model}.json" for model in study.used_models()],
+        cards=[f"{RESULTS}/problems/{name}.json" for name in study.used_problems()],
         runs=[f"{folder(run)}/run.json" for run in RUNS],
         metrics=metric_files(RUNS),
     output:

@@ -12,11 +12,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
+from aent.analysis.cards import card_table
 from aent.analysis.scores import read_metrics, title
 from aent.analysis.tables import Table, build_table
 from aent.config import Config, PretrainedModel, ScratchModel
 from aent.config.data import FileProblems, HubProblems, SyntheticProblems
 from aent.config.experiment import TimeTable
+from aent.plan import PlanError, make_plan, notes, plan_table
 
 MDP_FIGURE = "figure1"
 MDP_CAPTION = (
@@ -31,7 +33,8 @@ def render_report(
     tables: Mapping[str, Table],
     figures: Mapping[str, str],
     claims: pd.DataFrame | None,
-    models: Mapping[str, Mapping[str, float]],
+    models: Mapping[str, Mapping[str, Any]],
+    cards: Mapping[str, Mapping[str, Any]],
     runs: list[dict[str, Any]],
 ) -> str:
     """The report as one HTML page without external resources.
@@ -41,7 +44,8 @@ def render_report(
         tables: by name.
         figures: SVG texts by name.
         claims: as `check_claims` gives them, or None.
-        models: warm-start metrics of the models built from scratch, by name.
+        models: warm-start metrics of models built from scratch, commits of fetched ones, by name.
+        cards: data cards, by problem set.
         runs: what each run's run.json holds.
     """
     drawn = [(name, _caption(config, name), inline_svg(svg, name)) for name, svg in figures.items()]
@@ -60,6 +64,8 @@ def render_report(
         tables=list(tables.items()),
         figures=drawn,
         problems=[_problem_card(config, name) for name in config.problems],
+        cards=card_table(config, cards),
+        plan=_plan(config),
         models=[_model_card(config, name, models.get(name, {})) for name in config.models],
     )
 
@@ -81,11 +87,17 @@ def write_report(config: Config, path: Path | str) -> None:
     names = [*([MDP_FIGURE] if config.mdp else []), *config.figures]
     figures = {name: (results / "figures" / f"{name}.svg").read_text() for name in names}
     claims = pd.read_csv(results / "claims.csv") if config.claims else None
-    scratch = [name for name, model in config.models.items() if isinstance(model, ScratchModel)]
-    models = {name: _read_json(results / "models" / f"{name}.json") for name in scratch}
+    models = {n: _read_json(results / "models" / f"{n}.json") for n in config.used_models()}
+    cards = {n: _read_json(results / "problems" / f"{n}.json") for n in config.used_problems()}
     runs = [_read_json(results / run.name / "run.json") for run in config.runs()]
     text = render_report(
-        config, tables=tables, figures=figures, claims=claims, models=models, runs=runs
+        config,
+        tables=tables,
+        figures=figures,
+        claims=claims,
+        models=models,
+        cards=cards,
+        runs=runs,
     )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text, encoding="utf-8")
@@ -208,10 +220,21 @@ def _uses(config: Config, name: str) -> Iterable[str]:
             yield f"warm start of {key}"
 
 
-def _model_card(config: Config, name: str, metrics: Mapping[str, float]) -> tuple[str, str, str]:
+def _plan(config: Config) -> dict[str, Any]:
+    """What was estimated beforehand, or why nothing could be."""
+    try:
+        plan = make_plan(config)
+    except PlanError as error:
+        return {"columns": [], "rows": [], "notes": [f"No estimate: {error}."], "warnings": []}
+    columns, rows = plan_table(plan)
+    return {"columns": columns, "rows": rows, "notes": notes(plan), "warnings": plan.warnings}
+
+
+def _model_card(config: Config, name: str, metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     model = config.models[name]
     if isinstance(model, PretrainedModel):
-        return name, f"pretrained, {model.path}, revision {model.revision}", ""
+        commit = f", commit {metrics['commit']}" if metrics.get("commit") else ""
+        return name, f"pretrained, {model.path}, revision {model.revision}{commit}", ""
     warm = model.warm_start
     origin = (
         f"built here: Qwen2 layout, {model.layers} layers of width {model.hidden}, vocabulary "
