@@ -10,6 +10,7 @@ from aent.entropy.selection import (
     count_true,
     descending,
     kth_smallest,
+    partitioned_cut,
     partitioned_rank,
     sorted_rank,
 )
@@ -43,6 +44,18 @@ def test_every_way_finds_the_same_rank(kind, share):
     value, below, tied = partitioned_rank(values.numpy(), rank)
     assert np.array_equal(got.value.numpy(), value)
     assert np.array_equal(got.above.numpy(), values.shape[1] - below - tied)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rank", [1, 1000, 4098])
+def test_partitioned_rows_are_cut_where_the_rank_is(kind, rank):
+    values = rows(kind)
+    ranked = sorted_rank(values, rank)
+    parts = torch.from_numpy(np.partition(values.numpy(), rank, axis=1))
+    got = partitioned_cut(parts, rank, torch.empty((1, parts.numel()), dtype=torch.bool))
+    assert torch.equal(got.threshold, ranked.value)
+    assert torch.equal(got.places, (values.shape[1] - rank - ranked.above).float())
+    assert torch.allclose(got.share, got.places / ranked.tied)
 
 
 @pytest.mark.parametrize("size", [1, 2, 300, 2048, 3072, 8192])

@@ -15,6 +15,12 @@ from aent.entropy.tiles import Tiles, default_tiles
 SMALL_TILES = Tiles(rows=9, tokens=11, vocabulary=100, selected=3000, cached=2000)
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["partitioned", "narrowed"])
+def way(request, monkeypatch):
+    """Both ways in which a CPU cuts rows at a rank, whatever this processor prefers."""
+    monkeypatch.setattr("aent.entropy.reduction.PARTITIONS_FAST", request.param)
+
+
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0], ids=["flat", "random", "peaked"])
 def test_values_and_gradients(plain, space, scale):
     plain.compare(plain.make(7, 997, 16, scale), space)

@@ -30,8 +30,7 @@ class LogitGradient(NamedTuple):
     kept_linear: Tensor | None
     onehot: Tensor | None
     threshold: Tensor
-    share: Tensor | None
-    """None where every token on a threshold is kept whole."""
+    share: Tensor
 
     @classmethod
     def of(
@@ -41,7 +40,6 @@ class LogitGradient(NamedTuple):
         *,
         temperature: float,
         whole: bool,
-        divided: bool,
     ) -> LogitGradient:
         """Turn the outputs' gradients into the numbers of the module `statistics`.
 
@@ -51,7 +49,6 @@ class LogitGradient(NamedTuple):
                 None each.
             temperature: Divides the logits.
             whole: The token space is the whole vocabulary.
-            divided: A token on a threshold may have a weight below 1.
         """
         saved = Saved(*(field[:, None] for field in saved))
         logprob, entropy, clamped, kept = (None if g is None else g[:, None] for g in grads)
@@ -82,7 +79,7 @@ class LogitGradient(NamedTuple):
             kept_linear=kept_linear,
             onehot=None if logprob is None else logprob / temperature,
             threshold=saved.threshold,
-            share=saved.share if divided else None,
+            share=saved.share,
         )
 
     def replace(self, scores: Tensor, at: slice, scratch: Tensor) -> None:
@@ -108,10 +105,12 @@ class LogitGradient(NamedTuple):
 
     def _weights(self, scores: Tensor, at: slice, out: Tensor) -> Tensor:
         """Weight of each token in the space: 0, 1, or the share on the threshold."""
-        if self.share is None:
-            return torch.ge(scores, self.threshold[at], out=out)
-        torch.sub(scores, self.threshold[at], out=out)
-        return torch.add(self.share[at], out, alpha=STEEP, out=out).clamp_(0.0, 1.0)
+        threshold, share = self.threshold[at], self.share[at]
+        # Telling costs a device a wait: there every tie is treated as divided.
+        if scores.is_cpu and bool((share == 1.0).all()):
+            return torch.ge(scores, threshold, out=out)
+        torch.sub(scores, threshold, out=out)
+        return torch.add(share, out, alpha=STEEP, out=out).clamp_(0.0, 1.0)
 
     def at_targets(self, targets: Tensor, columns: slice) -> tuple[Tensor, Tensor] | None:
         """Where in a tile the targets are, and what their logits' gradients have in addition.

@@ -9,6 +9,7 @@ to the host.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -24,6 +25,13 @@ MIN_SAMPLED_ROW = 2048
 """Shorter rows are partitioned whole: a sample would save nothing."""
 
 
+_FEATURES = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
+PARTITIONS_FAST: bool = _FEATURES.get("AVX512_SPR", False)
+"""Whether numpy partitions in about 1 ns a value: Intel's AVX-512. Elsewhere, also on other
+processors that have AVX-512, it takes up to 7 ns, and narrowing a rank takes 2. The features are
+those that `np.show_runtime()` prints."""
+
+
 class Ranked(NamedTuple):
     """Where a rank falls in each row; all of shape [R]."""
 
@@ -33,6 +41,41 @@ class Ranked(NamedTuple):
     """Values of the row that are greater (int64)."""
     tied: Tensor
     """Values of the row that are equal, the ranked one among them (int64)."""
+
+
+class Cut(NamedTuple):
+    """A token space of each row; all of shape [R], in the scores' dtype."""
+
+    threshold: Tensor
+    """Tokens with a greater score are in the space, with a smaller one outside."""
+    share: Tensor
+    """Weight in (0, 1] of each token whose score equals the threshold."""
+    places: Tensor
+    """Places that the tokens on the threshold share: `share` times their number."""
+
+
+def partitioned_cut(scores: Tensor, rank: int, workspace: Tensor) -> Cut:
+    """Tell where rows that numpy has partitioned were cut.
+
+    Args:
+        scores: [R, V] on a CPU, the `rank` smallest scores of each row in front.
+        rank: From 1 to V - 1.
+        workspace: [1, at least R * V] bool, overwritten.
+
+    Returns:
+        The space of the scores from the rank on.
+    """
+    rows = scores.detach().numpy()
+    equal = workspace[0, : rows.size].numpy().reshape(rows.shape)
+    threshold = rows[:, rank].copy()
+    with _unbuffered():
+        np.equal(rows, threshold[:, None], out=equal)
+    tied = count_true(equal)
+    places = np.ones_like(tied)
+    for row in np.flatnonzero(tied > 1):
+        places[row] = np.count_nonzero(equal[row, rank:])
+    parts = (threshold, places / tied, places)
+    return Cut(*(torch.from_numpy(part).to(scores.dtype) for part in parts))
 
 
 def kth_smallest(values: Tensor, rank: int, workspace: Tensor | None = None) -> Ranked:

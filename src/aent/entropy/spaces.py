@@ -9,24 +9,12 @@ the tie, and the result does not depend on the order of the vocabulary.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from aent.config.method import FullSpace, MinP, Nucleus, RankFraction, Space, TopK
-from aent.entropy.selection import descending, kth_smallest
-
-
-class Cut(NamedTuple):
-    """A token space of each row; all of shape [R], in the scores' dtype."""
-
-    threshold: Tensor
-    """Tokens with a greater score are in the space, with a smaller one outside."""
-    share: Tensor
-    """Weight in (0, 1] of each token whose score equals the threshold."""
-    places: Tensor
-    """Places that the tokens on the threshold share: `share` times their number."""
+from aent.entropy.selection import Cut, descending, kth_smallest
 
 
 def is_whole(space: Space, size: int) -> bool:
@@ -38,6 +26,15 @@ def is_whole(space: Space, size: int) -> bool:
     if isinstance(space, Nucleus):
         return space.mass >= 1.0
     return isinstance(space, FullSpace)
+
+
+def rank_of(space: Space, size: int) -> int | None:
+    """Number of tokens that a space drops whatever the policy; None where that depends on it."""
+    if is_whole(space, size):
+        return None
+    if isinstance(space, RankFraction):
+        return int(space.drop * size)
+    return size - space.k if isinstance(space, TopK) else None
 
 
 def cut(space: Space, scores: Tensor, workspace: Tensor | None = None) -> Cut | None:
@@ -54,22 +51,15 @@ def cut(space: Space, scores: Tensor, workspace: Tensor | None = None) -> Cut | 
     size = scores.shape[1]
     if is_whole(space, size):
         return None
-    if isinstance(space, RankFraction):
-        return _keep_most_likely(scores, size - int(space.drop * size), workspace)
-    if isinstance(space, TopK):
-        return _keep_most_likely(scores, space.k, workspace)
+    if (rank := rank_of(space, size)) is not None:
+        ranked = kth_smallest(scores, rank, workspace)
+        places = (size - rank - ranked.above).to(scores.dtype)
+        return Cut(ranked.value, places / ranked.tied, places)
     if isinstance(space, Nucleus):
         return _keep_mass(scores, space.mass)
     if isinstance(space, MinP):
         return _keep_above(scores, math.log2(space.epsilon))
     raise TypeError(f"unknown token space {space!r}")
-
-
-def _keep_most_likely(scores: Tensor, kept: int, workspace: Tensor | None) -> Cut:
-    """Keep that many tokens of each row."""
-    ranked = kth_smallest(scores, scores.shape[1] - kept, workspace)
-    places = (kept - ranked.above).to(scores.dtype)
-    return Cut(ranked.value, places / ranked.tied, places)
 
 
 def _keep_mass(scores: Tensor, mass: float) -> Cut:

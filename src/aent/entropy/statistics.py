@@ -160,8 +160,6 @@ class _TokenStatistics(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, targets, *saved)
         ctx.temperature, ctx.tiles = temperature, tiles
         ctx.whole = is_whole(space, size)
-        # Telling costs a device a wait: there every tie is treated as divided.
-        ctx.divided = hidden.device.type != "cpu" or bool((saved.share < 1).any())
         return logprob, saved.entropy, saved.clamped, saved.kept
 
     @staticmethod
@@ -172,9 +170,7 @@ class _TokenStatistics(torch.autograd.Function):
             return (None,) * 7
         saved = Saved(*fields)
         head = Scores(hidden, weight, bias, ctx.temperature)
-        gradient = LogitGradient.of(
-            saved, grads, temperature=ctx.temperature, whole=ctx.whole, divided=ctx.divided
-        )
+        gradient = LogitGradient.of(saved, grads, temperature=ctx.temperature, whole=ctx.whole)
         sums = GradientSums(hidden, weight, ctx.needs_input_grad[:3], ctx.tiles, head.dtype)
         count, size, tiles = len(hidden), len(weight), ctx.tiles
         height, width = min(tiles.tokens, count), min(tiles.vocabulary, size)
