@@ -128,6 +128,7 @@ def learned(run: Path) -> pd.DataFrame:
 
 def test_a_gpu_job_sees_its_devices(workflow, slurm):
     [job] = slurm.jobs(workflow.name, "see_devices")
+    assert job["NumNodes"] == "1"  # also while each node has a single GPU left
     assert "cpu=2,mem=800M,node=1" in job["TRES"]
     assert job["JOB_GRES"] == "gpu:fake:2"
     assert (workflow.folder / "devices.txt").read_text() == "0,1\n"

@@ -121,9 +121,10 @@ def devices(gpus, nodes=1):
 
     On several nodes the job's own command starts a launcher on each (aent.launch), which the
     plugin has to be told as if it were MPI; `tasks_per_gpu: 0` keeps it from adding tasks.
+    One node is said too: Slurm may spread GPUs that are asked for by number alone.
     """
     if nodes == 1:
-        return {"gpu": gpus}
+        return {"gpu": gpus, "nodes": 1}
     tasks = {"nodes": nodes, "tasks": nodes, "mpi": "srun", "tasks_per_gpu": 0}
     return tasks | {"gres": f"gpu:{gpus // nodes}"}
 
