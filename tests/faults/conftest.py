@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,8 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     write_problems(folder / "problems.jsonl", load_problems(config.problems["train"]))
     # Processes forked from a server that has imported everything start in no time.
     spawn = multiprocessing.get_context("forkserver")
-    spawn.set_forkserver_preload(["aent.trainer", "mlflow.tracking"])
+    store = "mlflow.store.tracking.sqlalchemy_store"
+    spawn.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store])
     return Toy(folder / "model", folder / "problems.jsonl", spawn)
 
 
@@ -85,11 +85,11 @@ def metrics(folder: Path) -> pd.DataFrame:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Relative path -> SHA-256 of every file in a folder."""
+    """Relative path -> SHA-256 of every file in a folder, Snakemake's own (hidden) ones aside."""
     return {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        if file.is_file() and not file.name.startswith(".")
     }
 
 
@@ -104,34 +104,3 @@ def same_outputs() -> Callable[[Path, Path], None]:
         pd.testing.assert_frame_equal(*files, check_exact=True)
 
     return compare
-
-
-@pytest.fixture
-def interrupted(
-    toy: Toy, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[Run, int], Path]:
-    """Function: a run and a step -> a folder as a kill after this step's state left it."""
-    from aent import trainer
-
-    def folder(run: Run, step: int) -> Path:
-        output = tmp_path_factory.mktemp("interrupted") / "run"
-        collect = trainer.Session.collect
-
-        def stop(session: Any, verifier: Any) -> Any:
-            if session.step == step:
-                raise KeyboardInterrupt
-            return collect(session, verifier)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(trainer.Session, "collect", stop)
-            with pytest.raises(KeyboardInterrupt):
-                toy.train(run, output)
-        return output
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def copy_run() -> Callable[[Path, Path], Path]:
-    """Function that copies a run's folder."""
-    return lambda source, target: Path(shutil.copytree(source, target))

@@ -1,0 +1,243 @@
+"""Whole jobs killed in the workflow, which starts them again; and Snakemake itself.
+
+A short version runs with the other tests, the full one with `make faults`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+from aent.config import load
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "tests/config.yaml"
+STEPS = 40
+CHANGES = f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: 20, state_every: 1}}}}}}"
+RUN = load(CONFIG).results / "toy/aent/seed0"
+TRAINED = str(RUN / "metrics.parquet")
+SCORED = str(RUN / f"scores/step-{STEPS}.json")
+FULL = pytest.mark.faults
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+class Workflow:
+    """Snakemake in a folder of its own, and the scripts of its jobs."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.run = folder / RUN
+
+    def start(self, target: str, *options: str) -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own; output goes to `output.txt`."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--directory", str(self.folder), "--cores", "1", *options]
+        command += ["--configfile", str(CONFIG), "--config", CHANGES, "--", target]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        with (self.folder / "output.txt").open("w") as output:
+            return subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def finish(self, target: str, *options: str) -> None:
+        """Run Snakemake to its end, which has to be a good one."""
+        assert self.start(target, *options).wait() == 0, self.output()[-4000:]
+
+    def output(self) -> str:
+        """What the last Snakemake said."""
+        return (self.folder / "output.txt").read_text()
+
+    def unlock(self) -> None:
+        """Remove the lock that a killed Snakemake left."""
+        self.finish(TRAINED, "--unlock")
+
+    def job(self, script: str, snakemake: subprocess.Popen[str]) -> int | None:
+        """Wait for a job's process and return its number; None when Snakemake ended before."""
+        while snakemake.poll() is None:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and self._is_job(entry, script):
+                    return int(entry.name)
+            time.sleep(0.01)
+        return None
+
+    def _is_job(self, process: Path, script: str) -> bool:
+        try:
+            parts = (process / "cmdline").read_bytes().decode().split("\0")
+            return parts[1].endswith(f".{script}.py") and process.joinpath("cwd").samefile(
+                self.folder
+            )
+        except (OSError, IndexError):  # it has ended, or is another user's
+            return False
+
+    def rows(self) -> int:
+        """Complete lines of the metrics log."""
+        path = self.run / "state/metrics.jsonl"
+        try:
+            return path.read_bytes().count(b"\n")
+        except FileNotFoundError:
+            return 0
+
+    def lost(self) -> int:
+        """Steps that are in the log and in no state."""
+        states = [path.stem for path in (self.run / "state").glob("state-*.pt")]
+        return self.rows() - max((int(s.removeprefix("state-")) for s in states), default=0)
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
+    """Send a signal and wait for the end; a process that has just ended is fine."""
+    if not _gone(pid):
+        os.kill(pid, number)
+    while not _gone(pid):
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def workflow(tmp_path_factory):
+    """A folder in which the run was trained once, undisturbed, and moved away."""
+    workflow = Workflow(tmp_path_factory.mktemp("workflow"))
+    workflow.finish(TRAINED)
+    shutil.move(workflow.run, workflow.folder / "undisturbed")
+    return workflow
+
+
+@pytest.fixture
+def fresh(workflow):
+    """The folder without the run."""
+    shutil.rmtree(workflow.run, ignore_errors=True)
+    return workflow
+
+
+def _let_train(workflow, job, steps):
+    """Wait until the job has taken some steps, or has ended."""
+    start = workflow.rows()
+    while not _gone(job) and workflow.rows() < start + steps:
+        time.sleep(0.001)
+
+
+def _check_mlflow(workflow):
+    client = MlflowClient(f"sqlite:///{workflow.folder / RUN.parents[2]}/mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name("toy").experiment_id
+    [run] = client.search_runs([experiment], "attributes.run_name = 'aent/0'")
+    frame = pd.read_parquet(workflow.run / "metrics.parquet").set_index("step")
+    for name in frame:
+        points = client.get_metric_history(run.info.run_id, name)
+        assert sorted((p.step, p.value) for p in points) == list(frame[name].items()), name
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=FULL)])
+def test_killed_training_jobs(fresh, same_outputs, kills):
+    """Some at any moment of the job's life, imports included; the others while it trains."""
+    dice, lost, starts = random.Random(f"jobs/{kills}"), [], 0
+    snakemake = fresh.start(TRAINED, "--retries", str(kills + 1))
+    for number in range(kills):
+        job = fresh.job("train_policy", snakemake)
+        if job is None:
+            break
+        starts += 1
+        if number % 5 == 4:
+            time.sleep(dice.uniform(0, 6))
+        else:
+            _let_train(fresh, job, dice.randint(0, 3))
+            time.sleep(dice.uniform(0, 0.1))
+        _kill(job, signal.SIGTERM if number == 1 else signal.SIGKILL)
+        lost.append(fresh.lost())
+    assert snakemake.wait() == 0, fresh.output()[-4000:]
+    assert starts == kills
+    assert max(lost) <= 1
+    same_outputs(fresh.run, fresh.folder / "undisturbed")
+    _check_mlflow(fresh)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
+def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
+    dice = random.Random(f"snakemake/{kills}")
+    for _ in range(kills):
+        snakemake = fresh.start(TRAINED)
+        job = fresh.job("train_policy", snakemake)
+        assert job is not None, fresh.output()[-4000:]
+        _let_train(fresh, job, dice.randint(1, 4))
+        os.killpg(snakemake.pid, signal.SIGKILL)
+        snakemake.wait()
+        _kill(job)
+        assert fresh.lost() <= 1
+        fresh.unlock()
+    assert fresh.rows() > 0
+    fresh.finish(TRAINED)
+    same_outputs(fresh.run, fresh.folder / "undisturbed")
+    _check_mlflow(fresh)
+
+
+@FULL
+def test_killed_evaluation_jobs(fresh):
+    fresh.finish(SCORED)
+    reference = fresh.folder / "scored"
+    shutil.move(fresh.run, reference)
+    fresh.finish(TRAINED)
+    dice = random.Random("evaluation")
+    snakemake = fresh.start(SCORED, "--retries", "6")
+    for _ in range(5):
+        job = fresh.job("evaluate_checkpoints", snakemake)
+        assert job is not None, fresh.output()[-4000:]
+        time.sleep(dice.uniform(0, 15))
+        _kill(job)
+    assert snakemake.wait() == 0, fresh.output()[-4000:]
+    for step in (20, 40):
+        paths = [run / f"scores/step-{step}.json" for run in (fresh.run, reference)]
+        ours, theirs = (json.loads(path.read_text()) for path in paths)
+        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+        details = [pd.read_parquet(path.with_suffix(".parquet")) for path in paths]
+        pd.testing.assert_frame_equal(*details, check_exact=True)
+    assert not (fresh.run / "state").exists()
+
+
+@FULL
+def test_a_job_that_outlives_its_snakemake(fresh, same_outputs):
+    """As on a cluster: Snakemake is killed, its job lives on, and after --unlock comes another."""
+    first = fresh.start(TRAINED)
+    job = fresh.job("train_policy", first)
+    _let_train(fresh, job, 1)
+    os.kill(job, signal.SIGSTOP)  # it shall not end before we are done with it
+    locked = fresh.start(TRAINED)
+    assert locked.wait() == 1
+    assert "Directory cannot be locked" in fresh.output()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    fresh.unlock()
+    second = fresh.start(TRAINED)
+    while second.poll() is None:  # slow, but alive: its heart beats
+        os.kill(job, signal.SIGCONT)
+        time.sleep(0.02)
+        os.kill(job, signal.SIGSTOP)
+        time.sleep(0.5)
+    assert second.returncode == 1
+    assert f"process {job} on" in fresh.output()
+    os.kill(job, signal.SIGCONT)
+    while not _gone(job):
+        time.sleep(0.1)
+    fresh.finish(TRAINED)
+    same_outputs(fresh.run, fresh.folder / "undisturbed")
