@@ -15,19 +15,25 @@ from typing import Any
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from aent.config.base import Name, Strict
+from aent.config.base import Name, SafePath, Strict
 from aent.config.data import Cleaning, Problems, SyntheticProblems
 from aent.config.experiment import Claims, Figure, Mdp, Runs, Sweep, SweepFigure, Table, Tracking
 from aent.config.method import Method
 from aent.config.model import Model, PretrainedModel, ScratchModel
 from aent.config.plan import Assumptions
 from aent.config.setting import Setting
+from aent.config.size import printable, size_problem
 
 # Folders under results/ that a setting's name must not shadow.
-RESERVED = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "benchmarks"}
+FOLDERS = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "benchmarks"}
+# Files there, and MLflow's experiment of the tables and figures.
+RESERVED = FOLDERS | {"claims.csv", "claims.md", "report.html", "scores.parquet", "summary"}
 
 # Keys of a setting's trainer that do not change what is learned.
 UNTRAINED_KEYS = {"memory_mb", "nodes", "runtime_minutes", "state_every"}
+
+
+MOST_RUNS = 10_000  # of a table, a figure or the claims
 
 
 class ConfigError(ValueError):
@@ -68,7 +74,7 @@ class Run(Strict):
 class Config(Strict):
     """A whole reproduction: problems, models, settings, methods, and what to draw from them."""
 
-    results: Path = Path("results")
+    results: SafePath = Path("results")
     """Folder of everything that is produced."""
     problems: dict[Name, Problems] = Field(min_length=1)
     """Problem sets by name, for training, validation and test."""
@@ -98,8 +104,10 @@ class Config(Strict):
         problems = [
             *self._cleaning_problems(),
             *self._setting_problems(),
-            *self._experiment_problems(),
+            *self._name_problems(),
         ]
+        # What follows relies on those.
+        problems = problems or self._experiment_problems() or self._size_problems()
         if problems:
             raise ValueError("\n".join(problems))
         for run in self.runs():  # resolves, and so validates, every method of every setting
@@ -146,11 +154,50 @@ class Config(Strict):
                 found.append(f"sweeps.{name}: a method has the same name")
         return found
 
+    def _name_problems(self) -> list[str]:
+        """Names that are taken, or would give two things one path."""
+        found = []
+        if "base" in self.methods:
+            found.append("methods.base: the name stands for the base model")
+        if self.mdp and "figure1" in self.figures:
+            found.append("figures.figure1: mdp draws a figure of this name")
+        for name in self.models:
+            if name.removesuffix(".json") != name and name.removesuffix(".json") in self.models:
+                found.append(f"models.{name}: the metrics of another model have this path")
+        if any(sweep.base not in self.methods for sweep in self.sweeps.values()):
+            return found
+        owners: dict[str, str] = {}
+        for sweep, base in ((name, sweep.base) for name, sweep in self.sweeps.items()):
+            for method, value in self._points(sweep):
+                key = f"sweeps.{sweep}.values: {value!r} makes the method {method!r:.100}, "
+                if len(method) > 64 or "+" in method:
+                    found.append(f"{key}which is too long or not of A-Z a-z 0-9 . _ -")
+                if method in self.methods and method != base:
+                    found.append(f"{key}which stands below methods")
+                if (owner := owners.setdefault(method, sweep)) != sweep and method != base:
+                    found.append(f"{key}as does {owner}")
+            names = [method for method, _ in self._points(sweep)]
+            for method in {name for name in names if names.count(name) > 1}:
+                found.append(f"sweeps.{sweep}.values: two values make the method {method!r}")
+        return found
+
+    def _size_problems(self) -> list[str]:
+        counts = {
+            key: len(runs.settings) * len(self.expand(runs.methods)) * len(runs.seeds)
+            for key, runs in self._experiments()
+        }
+        if self.claims:
+            points = len(self.expand([self.claims.sweep])) + 3
+            counts["claims"] = len(self.claims.settings) * points * len(self.claims.seeds)
+        return [
+            f"{key}: needs {count} runs; at most {MOST_RUNS} are allowed"
+            for key, count in counts.items()
+            if count > MOST_RUNS
+        ]
+
     def _experiment_problems(self) -> list[str]:
         found = []
-        known = {name: sweep for name, sweep in self.sweeps.items() if sweep.base in self.methods}
-        generated = self.swept_methods() if known == self.sweeps else {}
-        allowed = {**self.methods, **self.sweeps, **dict.fromkeys(generated)}
+        allowed = {**self.methods, **self.sweeps, **dict.fromkeys(self.swept_methods())}
         for key, runs in self._experiments():
             found += _known(f"{key}.settings", runs.settings, self.settings)
             found += _known(f"{key}.methods", runs.methods, allowed)
@@ -176,16 +223,19 @@ class Config(Strict):
         The value that the base method has in every setting anyway is the base method: its runs
         serve the sweep too.
         """
+        return dict(self._points(sweep))
+
+    def _points(self, sweep: str) -> list[tuple[str, float | int]]:
         base = self.sweeps[sweep].base
         variants = [self.methods[base]] + [
             _merge(self.methods[base], setting.methods.get(base, {}))
             for setting in self.settings.values()
         ]
         held = [_get(variant, self.sweeps[sweep].key) for variant in variants]
-        return {
-            base if all(own == value for own in held) else f"{sweep}{value:g}": value
+        return [
+            (base if all(own == value for own in held) else f"{sweep}{value:g}", value)
             for value in self.sweeps[sweep].values
-        }
+        ]
 
     def swept_methods(self) -> dict[str, tuple[str, float | int]]:
         """Generated method names -> (sweep, value)."""
@@ -287,7 +337,8 @@ def load(path: Path | str) -> Config:
     """
     try:
         data = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    # PyYAML lets through what Python says of impossible dates, long numbers and deep nesting.
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from None
     return parse(data, str(path))
 
@@ -298,6 +349,8 @@ def parse(data: Any, where: str = "config") -> Config:
     Raises:
         ConfigError: as `load`.
     """
+    if problem := size_problem(data):
+        raise ConfigError(f"{where}: {problem}")
     try:
         return Config.model_validate(data)
     except ValidationError as error:
@@ -310,7 +363,7 @@ def describe(error: ValidationError, where: str) -> str:
     """A validation error as one line a problem: key, what is allowed, what was given."""
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(printable(part) for part in problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         given = problem["input"]
         shown = "" if problem["type"] == "missing" or not key else f" (given: {given!r:.200})"

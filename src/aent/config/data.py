@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aent.config.base import Name, Strict
+from aent.config.base import Name, SafePath, SafePathText, Seed, Strict, Text, Unique
 
 Family = Literal["story", "chain"]
 Tier = Literal[1, 2, 3]
@@ -18,7 +17,7 @@ class SyntheticProblems(Strict):
     """Procedurally generated problems with step-by-step solutions; no download."""
 
     kind: Literal["synthetic"]
-    title: str | None = None
+    title: Text | None = None
     """Name in tables and figures; the set's own name when absent."""
     families: list[Family] = Field(default=["story", "chain"], min_length=1)
     """`story`: a running count changed by gains and losses; `chain`: modular arithmetic chains."""
@@ -28,22 +27,22 @@ class SyntheticProblems(Strict):
     """Problems of different splits never coincide (decided by a hash of the problem)."""
     count: int = Field(default=1000, ge=1)
     """Number of distinct problems."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the generator."""
 
 
 class Columns(Strict):
     """Which columns of the source hold the fields of a record."""
 
-    problem: str = "problem"
+    problem: Text = "problem"
     """Column with the problem's text."""
-    answer: str | None = "answer"
+    answer: Text | None = "answer"
     """Column with the final answer; null takes it from the last \\boxed{} of the solution."""
-    solution: str | None = None
+    solution: Text | None = None
     """Column with a worked solution, if any."""
-    level: str | None = None
+    level: Text | None = None
     """Column with a difficulty level, if any."""
-    id: str | None = None
+    id: Text | None = None
     """Column with an identifier; the row's number when absent."""
 
     @model_validator(mode="after")
@@ -66,7 +65,7 @@ class Cleaning(Strict):
     """CPU seconds for the check of one answer; one that takes longer is dropped."""
     distinct: bool = True
     """Of problems with the same id or the same normalised text, keep the first."""
-    unlike: list[Name] = []
+    unlike: Annotated[list[Name], Unique] = []
     """Problem sets, benchmarks mostly, whose problems are dropped: same normalised text, or a run
     of words in common that stands in one of their problems only."""
     ngram: int | None = Field(default=13, ge=5)
@@ -78,7 +77,7 @@ class Cleaning(Strict):
 class Sourced(Strict):
     """What sets of existing problems have in common."""
 
-    title: str | None = None
+    title: Text | None = None
     """Name in tables and figures; the set's own name when absent."""
     columns: Columns = Columns()
     """Which columns hold what."""
@@ -86,7 +85,7 @@ class Sourced(Strict):
     """Filters; none when absent, and then every record must be whole."""
     limit: int | None = Field(default=None, ge=1)
     """Take this many records after cleaning and shuffle; all when absent."""
-    shuffle_seed: int | None = None
+    shuffle_seed: Seed | None = None
     """Shuffle with this seed before the limit; source order when absent."""
 
 
@@ -94,7 +93,7 @@ class FileProblems(Sourced):
     """Problems in local jsonl or parquet files."""
 
     kind: Literal["file"]
-    path: Path
+    path: SafePath
     """A .jsonl or .parquet file, or a folder of them, read in the order of their names."""
 
 
@@ -102,14 +101,16 @@ class HubProblems(Sourced):
     """Problems in a data set on the Hugging Face hub."""
 
     kind: Literal["hub"]
-    id: str = Field(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$")
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200
+    )
     """Data set id, `owner/name`."""
-    revision: str = "main"
+    revision: SafePathText = "main"
     """Commit or tag to pin. The commit that a branch stood at when it was fetched is recorded in
     the data card."""
-    subset: str | None = None
+    subset: Text | None = None
     """The data set's configuration, where it has several."""
-    split: str = "train"
+    split: Text = "train"
     """The data set's split."""
     records: int | None = Field(default=None, ge=1)
     """Records that the split is known to hold, for `aent plan`, which looks at no hub. A split of

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aent.config.base import Name, Strict
+from aent.config.base import MOST, Name, Seed, Strict, Text, Unique, Uri
 
 
 class Sweep(Strict):
@@ -16,22 +16,22 @@ class Sweep(Strict):
     """Method to vary."""
     key: str = Field(pattern=r"^[a-z_]+(\.[a-z_]+)*$")
     """Dotted path of the key inside the method, such as `entropy.space.drop`."""
-    values: list[float | int] = Field(min_length=1)
+    values: Annotated[list[float | int], Unique] = Field(min_length=1, max_length=MOST)
     """Values of the key."""
-    label: str = "value"
+    label: Text = "value"
     """What the key is called on an axis."""
 
 
 class Runs(Strict):
     """Settings x methods x seeds."""
 
-    title: str
+    title: Text
     """Caption."""
-    settings: list[Name] = Field(min_length=1)
+    settings: Annotated[list[Name], Unique] = Field(min_length=1, max_length=MOST)
     """Settings, a block or a panel each."""
-    methods: list[Name] = Field(min_length=1)
+    methods: Annotated[list[Name], Unique] = Field(min_length=1, max_length=MOST)
     """Methods and sweeps, in order."""
-    seeds: list[int] = Field(min_length=1)
+    seeds: Annotated[list[Seed], Unique] = Field(min_length=1, max_length=MOST)
     """Seeds of every run."""
 
 
@@ -57,7 +57,7 @@ class CurvesFigure(Runs):
     """Metrics over training steps, a panel a metric, a line a method."""
 
     kind: Literal["curves"]
-    metrics: list[str] = Field(min_length=1)
+    metrics: Annotated[list[Text], Unique] = Field(min_length=1, max_length=MOST)
     """Recorded metrics, or `score/average` for the average test score of the checkpoints."""
 
 
@@ -78,7 +78,7 @@ Figure = Annotated[CurvesFigure | SweepFigure, Field(discriminator="kind")]
 class Claims(Strict):
     """The paper's claims, checked on these runs."""
 
-    settings: list[Name] = Field(min_length=1)
+    settings: Annotated[list[Name], Unique] = Field(min_length=1, max_length=MOST)
     """Settings to check, one after the other."""
     baseline: Name
     """The method without an entropy term."""
@@ -88,7 +88,7 @@ class Claims(Strict):
     """The paper's method."""
     sweep: Name
     """The sweep of the clamping percentage."""
-    seeds: list[int] = Field(min_length=2)
+    seeds: Annotated[list[Seed], Unique] = Field(min_length=2, max_length=MOST)
     """Seeds the claims rest on."""
 
 
@@ -113,7 +113,7 @@ class Mdp(Strict):
     """Step size of the exact policy gradient."""
     steps: int = Field(default=1500, ge=1)
     """Gradient steps."""
-    seeds: list[int] = Field(default=[0, 1], min_length=1)
+    seeds: Annotated[list[Seed], Unique] = Field(default=[0, 1], min_length=1, max_length=MOST)
     """Seeds of the prior and of the optimal actions' places."""
     threads: int = Field(default=1, ge=1)
     """CPU threads."""
@@ -142,5 +142,5 @@ class Tracking(Strict):
 
     enabled: bool = True
     """Mirror runs to MLflow."""
-    uri: str | None = None
-    """Tracking URI; a SQLite store under the results folder when absent."""
+    uri: Uri | None = None
+    """Tracking URI, without a password; a SQLite store under the results folder when absent."""

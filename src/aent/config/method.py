@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aent.config.base import KindShorthand, Strict
+from aent.config.base import KindShorthand, Strict, Text
 
 
 class GrpoAdvantage(Strict):
@@ -166,7 +166,7 @@ class Critic(Strict):
 class Method(Strict):
     """One training method."""
 
-    title: str | None = None
+    title: Text | None = None
     """Name in tables and figures; the method's own name when absent."""
     advantage: Advantage
     """Advantage estimator: grpo, rloo or gae."""

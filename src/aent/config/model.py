@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from aent.config.base import Name, Strict
+from aent.config.base import Fraction, Name, SafePathText, Seed, Strict
 
 
 class Demonstrations(Strict):
@@ -40,7 +40,7 @@ class WarmStart(Strict):
     """Demonstrations a step."""
     learning_rate: float = Field(default=3e-3, gt=0)
     """Peak learning rate of AdamW."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     """AdamW betas."""
     warmup_steps: int = Field(default=50, ge=0)
     """Linear warm-up."""
@@ -48,7 +48,7 @@ class WarmStart(Strict):
     """Share of the steps, at the end, over which the rate falls linearly to zero."""
     grad_clip: float = Field(default=1.0, gt=0)
     """Largest gradient norm."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of initialisation, mixture and order."""
     threads: int = Field(default=1, ge=1)
     """CPU threads."""
@@ -124,12 +124,14 @@ class PretrainedModel(Strict):
     """An existing model: a directory that AutoModelForCausalLM opens, or a hub id."""
 
     kind: Literal["pretrained"]
-    path: str
+    path: SafePathText
     """Local directory or hub id `owner/name`."""
-    revision: str = "main"
+    revision: SafePathText = "main"
     """Commit or tag to pin on the hub."""
     shape: Shape | None = None
     """Shape of a model on the hub, for `aent plan`, which looks at no hub."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model. Only where you have read it."""
 
     @property
     def is_hub_id(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from aent.config.base import Name, Strict
+from aent.config.base import MOST, Fraction, Name, Seed, Strict, Text, Unique
 from aent.config.method import RankFraction, Space
 
 
@@ -37,7 +37,7 @@ class Rollout(Strict):
 class Trainer(Strict):
     """The training loop."""
 
-    steps: int = Field(default=80, ge=1)
+    steps: int = Field(default=80, ge=1, le=1_000_000)
     """Global steps: collect, then update."""
     prompts: int = Field(default=32, ge=1)
     """Prompts a step."""
@@ -51,7 +51,7 @@ class Trainer(Strict):
     """Padded tokens in one forward pass; a whole minibatch when absent."""
     learning_rate: float = Field(default=3e-4, gt=0)
     """AdamW learning rate, constant."""
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Fraction, Fraction] = (0.9, 0.99)
     """AdamW betas."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW weight decay."""
@@ -82,6 +82,11 @@ class Trainer(Strict):
 
     @model_validator(mode="after")
     def _divides(self) -> Trainer:
+        if (count := -(-self.steps // self.save_every)) > MOST:
+            raise ValueError(
+                f"save_every {self.save_every} makes {count} checkpoints in {self.steps} steps; "
+                f"at most {MOST} are allowed"
+            )
         if self.prompts % self.minibatches:
             raise ValueError(
                 f"minibatches {self.minibatches} does not divide prompts {self.prompts}"
@@ -106,9 +111,9 @@ class Trainer(Strict):
 class Evaluation(Strict):
     """Evaluation of checkpoints."""
 
-    benchmarks: list[Name] = Field(min_length=1)
+    benchmarks: Annotated[list[Name], Unique] = Field(min_length=1, max_length=MOST)
     """Problem sets of the test score; their mean is the average test score."""
-    validation: list[Name] = []
+    validation: Annotated[list[Name], Unique] = Field(default=[], max_length=MOST)
     """Problem sets that choose a checkpoint without looking at the test sets."""
     samples: int = Field(default=4, ge=1)
     """Samples a problem."""
@@ -122,7 +127,7 @@ class Evaluation(Strict):
     """Longest response."""
     rows: int = Field(default=4096, ge=1)
     """Sequences sampled at once."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the sampling."""
     checkpoints_per_job: int | None = Field(default=None, ge=1)
     """Checkpoints that one job evaluates; all of a run when absent."""
@@ -145,7 +150,7 @@ class Evaluation(Strict):
 class Setting(Strict):
     """Everything the methods have in common in one experiment."""
 
-    title: str | None = None
+    title: Text | None = None
     """Name in tables and figures; the setting's own name when absent."""
     model: Name
     """Base model."""
