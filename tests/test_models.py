@@ -129,7 +129,7 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator() -> None:
     ("removed", "message"),
     [
         ("config.json", r"not a model: no config.json .*found \['checksums.json'"),
-        ("model.safetensors", r"not a model: no weights \(\*.safetensors, pytorch_model"),
+        ("model.safetensors", r"not a model: no weights \(\*.safetensors\)"),
     ],
 )
 def test_a_directory_that_is_no_model(directory: Path, removed: str, message: str) -> None:

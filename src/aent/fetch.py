@@ -12,9 +12,9 @@ from aent.models import ModelError, check_directory
 
 log = logging.getLogger(__name__)
 
-# What the Auto classes open; weights in other formats only where there are no safetensors.
+# What the Auto classes open; weights as safetensors, because pickles run what they hold.
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-OLD_WEIGHTS = ["pytorch_model*.bin"]
+CODE = ["*.py"]  # of models that the configuration trusts
 
 
 def fetch_model(model: PretrainedModel, output: Path) -> str | None:
@@ -46,12 +46,10 @@ def fetch_model(model: PretrainedModel, output: Path) -> str | None:
 def _download(model: PretrainedModel, output: Path) -> str:
     import huggingface_hub as hub
 
+    wanted = WANTED + CODE if model.trust_remote_code else WANTED
     try:
         commit = commit_of(model.path, model.revision, "model")
         with reaching():
-            files = hub.list_repo_files(model.path, revision=commit)
-            has_safetensors = any(name.endswith(".safetensors") for name in files)
-            wanted = WANTED if has_safetensors else WANTED + OLD_WEIGHTS
             hub.snapshot_download(
                 model.path, revision=commit, local_dir=output, allow_patterns=wanted
             )

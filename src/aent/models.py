@@ -35,7 +35,7 @@ PAD, EOS = "<pad>", "<eos>"
 _SPACE = "\u0120"  # how a byte-level vocabulary spells a space
 # A bar for a second's work would hide the lines that say what a job is doing.
 hf_logging.disable_progress_bar()
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = ("*.safetensors",)  # the other format is a pickle, which runs what it holds
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -108,6 +108,7 @@ def load_model(
     *,
     revision: str = "main",
     dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Open a model directory, or a hub id `owner/name`. Checksums are compared where there are any.
 
@@ -123,6 +124,8 @@ def load_model(
         path,
         revision=revision,
         dtype=dtype,
+        use_safetensors=True,
+        trust_remote_code=trust_remote_code,
         output_loading_info=True,
     )
     # transformers fills absent weights at random and only warns.
@@ -131,14 +134,16 @@ def load_model(
     return model
 
 
-def load_tokenizer(path: str | Path, *, revision: str = "main") -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    path: str | Path, *, revision: str = "main", trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Open the tokenizer of a model directory or hub id; padding falls back to end of sequence.
 
     Raises:
         ModelError: there is none, or it has no end-of-sequence token.
     """
     _check_directory(path, "tokenizer", _TOKENIZER)
-    tokenizer = _open(AutoTokenizer, path, revision=revision)
+    tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
     if tokenizer.pad_token_id is None:

@@ -69,8 +69,8 @@ class Session:
         trainer, rollout = run.setting.trainer, run.setting.rollout
         torch.set_num_threads(trainer.threads)
         torch.manual_seed(run.seed)
-        self.tokenizer = load_tokenizer(model_dir)
-        self.policy = load_model(model_dir)
+        self.tokenizer = load_tokenizer(model_dir, trust_remote_code=run.trust_remote_code)
+        self.policy = load_model(model_dir, trust_remote_code=run.trust_remote_code)
         if reasons := changed_logits(self.policy):
             raise TrainingError(f"{model_dir}: training does not support {'; '.join(reasons)}")
         torch.nn.Module.to(self.policy, trainer.device)  # transformers' own `to` loses its types

@@ -15,7 +15,7 @@ where, params = snakemake.wildcards, snakemake.params
 method = where.get("method", "base")
 seed = int(where.seed) if where.get("seed") else None
 checkpoints = [
-    Checkpoint(params.setting, method, seed, step, Path(path))
+    Checkpoint(params.setting, method, seed, step, Path(path), study.trusts(params.setting))
     for step, path in zip(params.steps, snakemake.input.checkpoints, strict=True)
 ]
 outputs = dict(zip(params.steps, map(Path, snakemake.output.scores), strict=True))

@@ -50,6 +50,8 @@ class Run(Strict):
     seed: int
     setting: Setting
     method: Method
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the base model."""
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -289,7 +291,13 @@ class Config(Strict):
             seed=seed,
             setting=self.settings[setting].model_copy(update={"methods": {}}),
             method=self.method(setting, method),
+            trust_remote_code=self.trusts(setting),
         )
+
+    def trusts(self, setting: str) -> bool:
+        """Whether the Python code that comes with the setting's base model may be run."""
+        model = self.models[self.settings[setting].model]
+        return isinstance(model, PretrainedModel) and model.trust_remote_code
 
     def runs_of(self, experiment: Runs) -> list[Run]:
         """The runs an experiment rests on."""

@@ -48,6 +48,8 @@ class Checkpoint:
     """None for the base model."""
     step: int
     path: Path
+    trust_remote_code: bool = False
+    """Run the Python code that comes with the model."""
 
     def __str__(self) -> str:
         run = self.method if self.seed is None else f"{self.method}/seed{self.seed}"
@@ -125,8 +127,10 @@ def open_model(checkpoint: Checkpoint, setting: Setting) -> RolloutModel:
     """
     device = setting.trainer.device
     dtype = getattr(torch, setting.trainer.dtype)
-    model = load_model(checkpoint.path, dtype=dtype).to(device).eval()  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(checkpoint.path)
+    trust = checkpoint.trust_remote_code
+    model = load_model(checkpoint.path, dtype=dtype, trust_remote_code=trust)
+    model = model.to(device).eval()  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust)
     engine = TransformersEngine(
         model, tokenizer.pad_token_id, eos_ids(model, tokenizer), setting.evaluation.rows
     )
