@@ -24,6 +24,7 @@ from aent.tracking import (
     log_artifacts,
     log_scores,
     mirror_run,
+    sync,
     tracking_uri,
 )
 
@@ -203,6 +204,13 @@ def test_store_lost_while_running_is_filled_later(tmp_path, uri, caplog, monkeyp
     assert found.info.run_id == Store(uri).find(RUN, run_tags(RUN, directory))
 
 
+TABLE = {
+    "kind": "scores",
+    "title": "t",
+    "settings": ["toy"],
+    "methods": ["grpo"],
+    "seeds": [0],
+}
 SCORE = {
     "setting": "toy",
     "method": "grpo",
@@ -228,8 +236,8 @@ SCORE = {
 def test_scores_at_their_step_once(tmp_path, uri):
     recorder = record(tmp_path / "run", uri, range(1, 21))
     recorder.finish()
-    assert log_scores(uri, recorder.mlflow_run_id, SCORE)
-    assert log_scores(uri, recorder.mlflow_run_id, SCORE)
+    assert log_scores(uri, recorder.mlflow_run_id, SCORE) == 13
+    assert log_scores(uri, recorder.mlflow_run_id, SCORE) == 0
     held = history(uri, recorder.mlflow_run_id)
     assert held["score/average"] == [(20, 0.5)]
     assert held["score/a/avg"] == [(20, 0.25)]
@@ -240,16 +248,37 @@ def test_scores_at_their_step_once(tmp_path, uri):
 
 def test_base_scores_have_a_run_of_their_own(uri):
     base = SCORE | {"method": "base", "seed": None, "step": 0}
-    assert log_scores(uri, None, base)
-    assert log_scores(uri, None, base)
+    assert log_scores(uri, None, base) == 13
+    assert log_scores(uri, None, base) == 0
     [found] = Store(uri).runs("toy", "base")
     assert history(uri, found.info.run_id)["score/average"] == [(0, 0.5)]
     assert found.info.status == "FINISHED"
 
 
 def test_unreachable_store_is_reported_to_the_caller(tmp_path, caplog):
-    assert not log_scores(f"sqlite:///{tmp_path}/gone.db", None, SCORE)
+    assert log_scores(f"sqlite:///{tmp_path}/gone.db", None, SCORE) is None
     assert "gone.db: there is no MLflow store here" in caplog.text
+
+
+def test_sync_fills_what_is_missing_and_again_nothing(tmp_path):
+    """The store was locked, then deleted; what an older training left is not kept beside it."""
+    config = parse(CONFIG | {"results": str(tmp_path)} | {"tables": {"t": TABLE}})
+    run, uri = config.run("toy", "grpo", 0), tracking_uri(config)
+    directory = tmp_path / run.name
+    for shift in (0.0, 0.5):  # the second training finds no store
+        recorder = RunRecorder(directory, run, None)
+        for step in range(1, 6):
+            recorder.log(step, metrics(step, shift))
+        recorder.finish()
+        (directory / "run.json").write_text(json.dumps({"run": run.model_dump(mode="json")}))
+        assert sync(config) == {str(directory): 15}
+        assert sync(config) == {str(directory): 0}
+    [found] = Store(uri).runs("toy", "grpo/0")
+    assert history(uri, found.info.run_id) == in_parquet(directory / "metrics.parquet")
+    Store(uri).client.log_metric(found.info.run_id, "time/step_s", 9.0, step=3)
+    assert sync(config) == {str(directory): 15}
+    [found] = Store(uri).runs("toy", "grpo/0")
+    assert history(uri, found.info.run_id) == in_parquet(directory / "metrics.parquet")
 
 
 def test_artifacts_on_the_summary_run(tmp_path, uri):

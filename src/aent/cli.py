@@ -37,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="another assumption, such as response_share=0.5 or gpus.A100.memory_gb=40; "
         "config/README.md lists them under `plan`",
     )
+    fill = commands.add_parser("sync", help="fill what MLflow lacks of the finished runs")
+    fill.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     options = parser.parse_args(arguments)
     try:
         config = load(options.config)
@@ -44,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(run.name for run in config.runs()))
         elif options.command == "plan":
             print(_plan(config, options.assume))
+        elif options.command == "sync":
+            return _sync(config)
         else:
             run = config.run(options.setting, options.method, options.seed)
             _train(config, run, options)
@@ -63,6 +67,19 @@ def _plan(config: Config, assumed: list[str]) -> str:
         return render(make_plan(config.model_copy(update={"plan": assume(config.plan, assumed)})))
     except PlanError as error:
         raise ConfigError(str(error)) from None
+
+
+def _sync(config: Config) -> int:
+    from aent.tracking import sync
+
+    configure_logging()
+    done = sync(config)
+    for name, filled in done.items():
+        said = "still lacks points" if filled is None else f"{filled} points filled"
+        print(f"{name}: {said if filled != 0 else 'complete'}")
+    if not done:
+        print("no finished run, or tracking is off")
+    return int(None in done.values())
 
 
 def _train(config: Config, run: Run, options: argparse.Namespace) -> None:

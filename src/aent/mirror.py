@@ -24,7 +24,7 @@ from aent.config import Run
 log = logging.getLogger(__name__)
 
 FLUSH_S = 2.0  # steps that finish within this time go to MLflow together
-FINISH_S = 120.0  # longest wait for the mirror when a run ends
+FINISH_S = 30.0  # longest wait for the mirror when a run ends
 ATTEMPTS = 5  # tries of a write before it is given up; waits double from WAIT_S
 WAIT_S = 0.2
 METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_VALUE = 1000, 100, 6000  # MLflow's limits
@@ -58,6 +58,10 @@ def parameters(run: Run) -> dict[str, str]:
     return {
         key: text for part in ("setting", "method", "seed") for key, text in flat(part, data[part])
     }
+
+
+class ForeignPointsError(RuntimeError):
+    """An MLflow run holds points that the files do not have; MLflow can delete none of them."""
 
 
 class Store:
@@ -160,26 +164,41 @@ class Store:
         for part in _parts(points, METRICS_A_BATCH):
             _patiently(self.client.log_batch, run_id, metrics=part)
 
-    def history(self, run_id: str) -> dict[str, dict[int, float]]:
-        """All points of a run: metric -> step -> value."""
+    def history(self, run_id: str) -> dict[str, dict[int, list[float]]]:
+        """All points of a run: metric -> step -> values, of which there should be one."""
         names = _patiently(self.client.get_run, run_id).data.metrics
-        return {
-            name: {
-                point.step: point.value
-                for point in _patiently(self.client.get_metric_history, run_id, name)
-            }
-            for name in names
-        }
+        held: dict[str, dict[int, list[float]]] = {name: {} for name in names}
+        for name, steps in held.items():
+            for point in _patiently(self.client.get_metric_history, run_id, name):
+                steps.setdefault(point.step, []).append(point.value)
+        return held
 
-    def fill(self, run_id: str, rows: list[dict[str, float]]) -> None:
-        """Log the points of `rows` that the run lacks."""
-        held = self.history(run_id)
+    def fill(self, run_id: str, rows: list[dict[str, float]], exact: bool = False) -> int:
+        """Log the points of `rows` that the run lacks; returns how many.
+
+        Args:
+            run_id: the MLflow run.
+            rows: metrics by name, with `step`.
+            exact: the run must hold nothing else.
+
+        Raises:
+            ForeignPointsError: `exact`, and it holds a point twice or one that `rows` do not have.
+        """
+        held, wanted = self.history(run_id), to_points(rows)
+        if exact:
+            values = {(point.key, point.step): point.value for point in wanted}
+            for name, steps in held.items():
+                for step, found in steps.items():
+                    value = values.get((name, step), math.nan)  # rows leave out what is no number
+                    if len(found) > 1 or not _equal(found[0], value):
+                        raise ForeignPointsError(f"{name} at step {step} is {found}, not {value}")
         missing = [
             point
-            for point in to_points(rows)
-            if not _equal(held.get(point.key, {}).get(point.step), point.value)
+            for point in wanted
+            if not any(_equal(v, point.value) for v in held.get(point.key, {}).get(point.step, []))
         ]
         self.log(run_id, missing)
+        return len(missing)
 
     def end(self, run_id: str, status: str = "FINISHED") -> None:
         """Mark the run as ended, if it is not."""
@@ -298,8 +317,8 @@ def to_points(rows: Iterable[dict[str, float]]) -> list[Any]:
     ]
 
 
-def _equal(held: float | None, value: float) -> bool:
-    return held is not None and (held == value or (math.isnan(held) and math.isnan(value)))
+def _equal(held: float, value: float) -> bool:
+    return held == value or (math.isnan(held) and math.isnan(value))
 
 
 def _parts(items: list[Any], size: int) -> list[list[Any]]:

@@ -13,17 +13,19 @@ import errno
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from aent.config import Config, Run
 from aent.files import naming, replacing
 from aent.journal import encode, read_journal
-from aent.mirror import Mirror, Store, run_tags
+from aent.mirror import ForeignPointsError, Mirror, Store, run_tags
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+T = TypeVar("T")
 SUMMARY = "summary"  # MLflow experiment and run that hold the tables and figures
 
 
@@ -149,7 +151,7 @@ def create_store(uri: str, artifacts: Path, experiments: list[str] | None = None
         store.experiment(name)
 
 
-def log_scores(uri: str, run_id: str | None, score: dict[str, Any]) -> bool:
+def log_scores(uri: str, run_id: str | None, score: dict[str, Any]) -> int | None:
     """Mirror one checkpoint's scores to its run, at the checkpoint's step; repeats add nothing.
 
     Args:
@@ -158,15 +160,16 @@ def log_scores(uri: str, run_id: str | None, score: dict[str, Any]) -> bool:
         score: content of a step-*.json.
 
     Returns:
-        Whether MLflow now holds the scores; what failed was logged as a warning.
+        The number of points that MLflow lacked; None when it still does, and a warning was logged.
     """
 
-    def write() -> None:
+    def write() -> int:
         store = Store(uri)
         target = run_id or store.named_run(score["setting"], score["method"])
-        store.fill(target, [{"step": score["step"]} | score_metrics(score)])
+        filled = store.fill(target, [{"step": score["step"]} | score_metrics(score)])
         if run_id is None:
             store.end(target)
+        return filled
 
     return _try(write, f"the scores of {score['setting']}/{score['method']}", uri)
 
@@ -187,19 +190,22 @@ def score_metrics(score: dict[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if value is not None}
 
 
-def mirror_run(uri: str, directory: Path) -> bool:
-    """Make MLflow hold a finished run and its scores, filling only what is missing.
+def mirror_run(uri: str, directory: Path) -> int | None:
+    """Make MLflow hold a finished run and its scores, each point exactly once.
+
+    Only what is missing is logged. An MLflow run with points that the files lack, such as those of
+    an earlier training in the same folder, is replaced by a new one.
 
     Args:
         uri: MLflow tracking URI.
         directory: the run's folder, with run.json, metrics.parquet and scores/.
 
     Returns:
-        Whether MLflow now equals the files; what failed was logged as a warning.
+        The number of points that MLflow lacked; None when it still does, and a warning was logged.
     """
     import pandas as pd
 
-    def write() -> None:
+    def write() -> int:
         info = json.loads((directory / "run.json").read_text())
         run = Run.model_validate(info["run"])
         frame = pd.read_parquet(directory / "metrics.parquet")
@@ -210,12 +216,19 @@ def mirror_run(uri: str, directory: Path) -> bool:
         for path in sorted((directory / "scores").glob("step-*.json")):
             score = json.loads(path.read_text())
             rows.append({"step": score["step"]} | score_metrics(score))
-        store = Store(uri)
-        run_id = store.find(run, run_tags(run, directory), info.get("mlflow_run_id"))
-        if run_id is None:
-            run_id = store.create(run, run_tags(run, directory))
-        store.fill(run_id, rows)
+        store, tags = Store(uri), run_tags(run, directory)
+        run_id = store.find(run, tags, info.get("mlflow_run_id"))
+        try:
+            filled = store.fill(run_id, rows, exact=True) if run_id else None
+        except ForeignPointsError as error:
+            log.info("%s is mirrored anew: %s", directory, error)
+            filled = None
+        if run_id is None or filled is None:
+            run_id = store.create(run, tags)
+            filled = store.fill(run_id, rows)
+        store.drop(run, tags, keep=run_id)
         store.end(run_id)
+        return filled
 
     return _try(write, str(directory), uri)
 
@@ -231,20 +244,46 @@ def log_artifacts(uri: str, files: dict[Path, str]) -> bool:
         Whether MLflow now holds them; what failed was logged as a warning.
     """
 
-    def write() -> None:
+    def write() -> bool:
         store = Store(uri)
         run_id = store.named_run(SUMMARY, SUMMARY)
         for path, folder in files.items():
             store.client.log_artifact(run_id, str(path), folder)
         store.end(run_id)
+        return True
 
-    return _try(write, "tables and figures", uri)
+    return _try(write, "tables and figures", uri) is not None
 
 
-def _try(write: Any, what: str, uri: str) -> bool:
+def sync(config: Config) -> dict[str, int | None]:
+    """Fill what MLflow lacks of the finished runs and base models; again adds nothing.
+
+    Returns:
+        Folder or file -> the number of points that were missing, None where they still are. Runs
+        that are not finished are left out.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store cannot be opened.
+    """
+    uri = tracking_uri(config)
+    if uri is None:
+        return {}
+    create_store(uri, config.results / "mlflow" / "artifacts")
+    done: dict[str, int | None] = {}
+    for run in config.runs():
+        folder = config.results / run.name
+        if (folder / "run.json").exists() and (folder / "metrics.parquet").exists():
+            done[str(folder)] = mirror_run(uri, folder)
+    for setting in config.settings:
+        path = config.results / setting / "base" / "scores" / "step-0.json"
+        if path.exists():
+            done[str(path)] = log_scores(uri, None, json.loads(path.read_text()))
+    return done
+
+
+def _try(write: Callable[[], T], what: str, uri: str) -> T | None:
     try:
-        write()
+        return write()
     except Exception as error:  # the mirror never fails what it mirrors; the caller is told
         log.warning("MLflow (%s) lacks %s: %s", uri, what, error)
-        return False
-    return True
+        return None

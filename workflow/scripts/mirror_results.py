@@ -4,19 +4,13 @@ import json
 import logging
 from pathlib import Path
 
+from aent.config import parse
 from aent.logs import configure_logging
-from aent.tracking import create_store, log_artifacts, log_scores, mirror_run
+from aent.tracking import log_artifacts, sync
 
 configure_logging(snakemake.log[0])
 uri, output = snakemake.params.uri, Path(snakemake.output[0])
-create_store(uri, output.parent / "artifacts")
-done = {}
-for path in map(Path, snakemake.input.runs):
-    done[str(path.parent)] = mirror_run(uri, path.parent)
-for path in map(Path, snakemake.input.scores):
-    score = json.loads(path.read_text())
-    if score["seed"] is None:
-        done[str(path)] = log_scores(uri, None, score)
+done = sync(parse(snakemake.config))
 made = {
     "tables": snakemake.input.tables,
     "figures": snakemake.input.figures,
@@ -24,8 +18,8 @@ made = {
     "report": [snakemake.input.report],
 }
 artifacts = {Path(path): kind for kind, paths in made.items() for path in paths}
-done["tables and figures"] = log_artifacts(uri, artifacts)
-missing = [name for name, complete in done.items() if not complete]
+done["tables and figures"] = 0 if log_artifacts(uri, artifacts) else None
+missing = [name for name, filled in done.items() if filled is None]
 if missing:
     raise SystemExit(f"MLflow ({uri}) lacks {', '.join(missing)}; see the warnings above")
 logging.info("MLflow holds %d runs", len(snakemake.input.runs))
