@@ -48,9 +48,10 @@ def test_a_long_run(toy, tmp_path):
     assert process.exitcode == 0
     memory, files = zip(*(sample for sample in samples if all(sample)), strict=True)
     growth = max(memory) / statistics.median(memory[:5]) - 1
-    # A file is open for the moment of a write; what stays open would add up.
-    tenth = max(1, len(files) // 10)
-    opened = statistics.median(files[-tenth:]) - statistics.median(files[:tenth])
+    # MLflow's store and the verifier's worker are opened when first needed, and a file that is
+    # being written counts for a moment; what is never closed adds up to the end.
+    later, tenth = files[len(files) // 2 :], max(1, len(files) // 10)
+    opened = statistics.median(later[-tenth:]) - statistics.median(later[:tenth])
     times = pd.read_parquet(output / "metrics.parquet")["time/step_s"][SETTLED:]
     half = len(times) // 2
     drift = times[half:].median() / times[:half].median() - 1
