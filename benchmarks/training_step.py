@@ -71,7 +71,7 @@ def our_step(
             prompted[first : first + trainer.prompts],
             sampling,
             torch.Generator().manual_seed(state["step"]),
-            critic,
+            updater.values if critic else None,
         )
         model.train()
         updater.update(state["step"], experience, coefficient)

@@ -99,12 +99,6 @@ def test_micro_batches_change_nothing(tiny_qwen, ragged_rollouts):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
-def test_micro_batches_stay_within_the_token_budget(tiny_qwen, ragged_rollouts):
-    updater = _updater(tiny_qwen, _method(), micro_batch_tokens=12)
-    parts = updater._micro_batches(_experience(ragged_rollouts), torch.arange(4))
-    assert [part.tolist() for part in parts] == [[1, 3], [2], [0]]
-
-
 def test_a_bonus_raises_the_entropy(tiny_qwen, ragged_rollouts):
     with torch.no_grad():
         tiny_qwen.get_input_embeddings().weight.mul_(3)

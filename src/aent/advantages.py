@@ -87,9 +87,21 @@ def gae(
     return advantages, (advantages + values) * here
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """Values with mean 0 and standard deviation 1 over the mask, zero elsewhere; [B, R]."""
+Pool = Callable[[Tensor], Tensor]
+"""Makes one process's numbers [n] those of all processes."""
+
+
+def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8, pool: Pool | None = None) -> Tensor:
+    """Values with mean 0 and standard deviation 1 over the mask, zero elsewhere; [B, R].
+
+    Args:
+        values: [B, R].
+        mask: [B, R] bool.
+        epsilon: added to the standard deviation.
+        pool: widens mean and deviation to the values of all processes.
+    """
     chosen = values[mask]
+    chosen = pool(chosen) if pool else chosen
     if chosen.numel() < 2:
         return torch.zeros_like(values)
     return (values - chosen.mean()) / (chosen.std() + epsilon) * mask
@@ -100,29 +112,31 @@ def _per_token(advantages: Tensor, mask: Tensor) -> Estimate:
 
 
 def _estimate_grpo(
-    config: GrpoAdvantage, rewards: Tensor, mask: Tensor, values: Tensor | None
+    config: GrpoAdvantage, rewards: Tensor, mask: Tensor, values: Tensor | None, pool: Pool | None
 ) -> Estimate:
     return _per_token(grpo(rewards, normalise=config.normalise, epsilon=config.epsilon), mask)
 
 
 def _estimate_rloo(
-    config: RlooAdvantage, rewards: Tensor, mask: Tensor, values: Tensor | None
+    config: RlooAdvantage, rewards: Tensor, mask: Tensor, values: Tensor | None, pool: Pool | None
 ) -> Estimate:
     return _per_token(rloo(rewards), mask)
 
 
 def _estimate_gae(
-    config: GaeAdvantage, rewards: Tensor, mask: Tensor, values: Tensor | None
+    config: GaeAdvantage, rewards: Tensor, mask: Tensor, values: Tensor | None, pool: Pool | None
 ) -> Estimate:
     if values is None:
         raise ValueError("gae needs the values of a critic; the method has none")
     advantages, returns = gae(
         rewards.reshape(-1), values, mask, discount=config.discount, trace=config.trace
     )
-    return Estimate(whiten(advantages, mask) if config.whiten else advantages, returns)
+    if config.whiten:
+        advantages = whiten(advantages, mask, pool=pool)
+    return Estimate(advantages, returns)
 
 
-ESTIMATORS: dict[str, Callable[[Any, Tensor, Tensor, Tensor | None], Estimate]] = {
+ESTIMATORS: dict[str, Callable[[Any, Tensor, Tensor, Tensor | None, Pool | None], Estimate]] = {
     "grpo": _estimate_grpo,
     "rloo": _estimate_rloo,
     "gae": _estimate_gae,
@@ -130,7 +144,11 @@ ESTIMATORS: dict[str, Callable[[Any, Tensor, Tensor, Tensor | None], Estimate]] 
 
 
 def estimate(
-    config: Advantage, rewards: Tensor, mask: Tensor, values: Tensor | None = None
+    config: Advantage,
+    rewards: Tensor,
+    mask: Tensor,
+    values: Tensor | None = None,
+    pool: Pool | None = None,
 ) -> Estimate:
     """Advantages of a step's responses by the configured estimator.
 
@@ -139,5 +157,6 @@ def estimate(
         rewards: [P, S], a row a prompt.
         mask: [P * S, R] bool, True on response tokens.
         values: [P * S, R], where a critic gives them.
+        pool: where several processes have a share of the prompts each; groups stay whole.
     """
-    return ESTIMATORS[config.kind](config, rewards, mask, values)
+    return ESTIMATORS[config.kind](config, rewards, mask, values, pool)

@@ -25,6 +25,13 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("--log", type=Path, help="a file that gets the log too")
     train.add_argument("--no-mlflow", action="store_true", help="do not mirror to MLflow")
     train.add_argument("--keep-state", action="store_true", help="also when the run is complete")
+    evaluate = commands.add_parser("evaluate", help="score checkpoints of a run, or a base model")
+    evaluate.add_argument("--config", type=Path, default=Path("config/config.yaml"))
+    evaluate.add_argument("--setting", required=True, help="a name under settings")
+    evaluate.add_argument("--method", help="the run's; the base model is scored when absent")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--steps", type=int, nargs="+", default=[0], help="of the checkpoints")
+    evaluate.add_argument("--log", type=Path, help="a file that gets the log too")
     runs = commands.add_parser("runs", help="list the runs that the configuration asks for")
     runs.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     plan = commands.add_parser("plan", help="estimate memory, GPU hours and disk of every run")
@@ -48,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(_plan(config, options.assume))
         elif options.command == "sync":
             return _sync(config)
+        elif options.command == "evaluate":
+            _evaluate(config, options)
         else:
             run = config.run(options.setting, options.method, options.seed)
             _train(config, run, options)
@@ -91,7 +100,7 @@ def _train(config: Config, run: Run, options: argparse.Namespace) -> None:
             f"{run.name} needs {' and '.join(missing)}; make them with: "
             f"snakemake --cores 1 {' '.join(missing)}"
         )
-    first = os.environ.get("RANK", "0") == "0"  # of several processes that train together
+    first = _is_first()
     configure_logging(options.log if first else None)
     # Imported late: torch takes seconds, and a wrong option should not.
     from aent.folder import RunFolder
@@ -105,3 +114,39 @@ def _train(config: Config, run: Run, options: argparse.Namespace) -> None:
     train(run, model, problems, target, uri)
     if first and not options.keep_state:
         RunFolder(target).discard_state()
+
+
+def _evaluate(config: Config, options: argparse.Namespace) -> None:
+    """Score checkpoints that are where the workflow puts them."""
+    if options.setting not in config.settings:
+        raise ConfigError(f"unknown setting {options.setting!r}; allowed {sorted(config.settings)}")
+    setting = config.settings[options.setting]
+    configure_logging(options.log if _is_first() else None)
+    # Imported late, as above.
+    from aent.evaluation.runner import Checkpoint, evaluate_checkpoints
+
+    if options.method is None:
+        folder, method, seed = config.results / options.setting / "base", "base", None
+        paths = {0: config.results / "models" / setting.model}
+    else:
+        run = config.run(options.setting, options.method, options.seed)
+        folder, method, seed = config.results / run.name, run.method_name, run.seed
+        paths = {step: folder / "checkpoints" / f"step-{step}" for step in options.steps}
+    trusts = config.trusts(options.setting)
+    checkpoints = [
+        Checkpoint(options.setting, method, seed, step, path, trusts)
+        for step, path in paths.items()
+    ]
+    names = [*setting.evaluation.benchmarks, *setting.evaluation.validation]
+    problems = {name: config.results / "problems" / f"{name}.jsonl" for name in names}
+    missing = [str(path) for path in [*paths.values(), *problems.values()] if not path.exists()]
+    if missing:
+        raise ConfigError(f"not there yet: {', '.join(missing)}; make them with Snakemake")
+    evaluate_checkpoints(
+        checkpoints, setting, problems, lambda step: folder / "scores" / f"step-{step}.json"
+    )
+
+
+def _is_first() -> bool:
+    """Whether this is the process that writes, of those that a launcher started."""
+    return os.environ.get("RANK", "0") == "0"

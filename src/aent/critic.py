@@ -23,6 +23,7 @@ class ValueModel(nn.Module):
         """
         super().__init__()
         self.transformer = copy.deepcopy(policy.get_decoder())
+        self._no_split_modules = self.transformer._no_split_modules  # where FSDP2 may cut
         self.head = nn.Linear(policy.config.hidden_size, 1, device=policy.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

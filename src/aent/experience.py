@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,11 @@ from transformers import PreTrainedTokenizerBase
 
 from aent.advantages import Estimate, estimate
 from aent.config import Method
-from aent.critic import ValueModel
+from aent.importance import Importance
 from aent.problems.record import Problem
+from aent.processes import Processes
 from aent.rewards import Verdict, Verifier
-from aent.rollout.engine import Engine, Rollouts, Sampling
+from aent.rollout.engine import Engine, Rollouts, Sampling, Share
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,34 @@ class Experience:
     """[B, R], the critic's values at collection."""
     rollout_s: float
     reward_s: float
+    importance: Importance | None = None
+    """Weights of the tokens' losses, where another implementation has sampled."""
 
-    def metrics(self) -> dict[str, float]:
-        """Reward and response statistics under their recorded names."""
-        lengths = self.rollouts.response_mask.sum(dim=1).float()
-        return {
-            "reward/mean": float(self.rewards.mean()),
-            "reward/std": float(self.rewards.std()),
-            "reward/zero_variance_fraction": float((self.rewards.std(dim=1) == 0).float().mean()),
-            "reward/unparsed_fraction": sum(not v.parsed for v in self.verdicts)
-            / len(self.verdicts),
+    @property
+    def tokens(self) -> int:
+        """Response tokens."""
+        return int(self.rollouts.response_mask.sum())
+
+    def metrics(self, processes: Processes | None = None) -> dict[str, float]:
+        """Reward and response statistics under their recorded names.
+
+        Args:
+            processes: those whose experience counts; this one's alone when absent.
+        """
+        processes = processes or Processes()
+        rewards = processes.gather(self.rewards)
+        parsed = torch.tensor([v.parsed for v in self.verdicts], device=rewards.device)
+        lengths = processes.gather(self.rollouts.response_mask.sum(dim=1).float())
+        weights = self.importance.metrics(processes) if self.importance else {}
+        return weights | {
+            "reward/mean": float(rewards.mean()),
+            "reward/std": float(rewards.std()),
+            "reward/zero_variance_fraction": float((rewards.std(dim=1) == 0).float().mean()),
+            "reward/unparsed_fraction": float((~processes.gather(parsed)).double().mean()),
             "response/length_mean": float(lengths.mean()),
-            "response/truncated_fraction": float(self.rollouts.truncated.float().mean()),
+            "response/truncated_fraction": float(
+                processes.gather(self.rollouts.truncated).float().mean()
+            ),
             "time/rollout_s": self.rollout_s,
             "time/reward_s": self.reward_s,
         }
@@ -66,14 +84,32 @@ def collect(
     prompted: list[Prompted],
     sampling: Sampling,
     generator: torch.Generator,
-    critic: ValueModel | None = None,
+    value: Callable[[Rollouts], Tensor] | None = None,
+    weigh: Callable[[Rollouts], tuple[Rollouts, Importance]] | None = None,
+    processes: Processes | None = None,
+    share: Share | None = None,
 ) -> Experience:
     """Sample responses, score them, and estimate advantages.
 
     A response that was cut at the length limit earns 0, whatever stands in it.
+
+    Args:
+        engine: samples.
+        tokenizer: makes texts of the responses.
+        verifier: scores them.
+        method: advantage estimator.
+        prompted: this process's prompts.
+        sampling: how to sample.
+        generator: source of the noise, in the same state in all processes.
+        value: a critic's values [B, R]; with methods that have one.
+        weigh: puts the trainer's log-probabilities in place of the engine's and weighs the tokens;
+            with engines whose log-probabilities differ.
+        processes: those that share the step; this one alone when absent.
+        share: places of this process's prompts in the step.
     """
     start = time.perf_counter()
-    rollouts = engine.generate([item.tokens for item in prompted], sampling, generator)
+    rollouts = engine.generate([item.tokens for item in prompted], sampling, generator, share)
+    rollouts, importance = weigh(rollouts) if weigh else (rollouts, None)
     sampled = time.perf_counter()
     completions = decode(tokenizer, rollouts)
     answers = [item.problem.answer for item in prompted for _ in range(sampling.samples)]
@@ -82,21 +118,19 @@ def collect(
     scores = torch.tensor([verdict.score for verdict in verdicts], device=mask.device)
     rewards = (scores * ~rollouts.truncated).reshape(len(prompted), sampling.samples)
     scored = time.perf_counter()
-    values = None
-    if critic is not None:
-        with torch.no_grad():
-            values = torch.zeros(mask.shape, device=mask.device)
-            values[mask] = critic(rollouts).float()
+    values = value(rollouts) if value else None
+    pool = processes.gather if processes else None
     return Experience(
         prompted=prompted,
         rollouts=rollouts,
         completions=completions,
         verdicts=verdicts,
         rewards=rewards,
-        estimate=estimate(method.advantage, rewards, mask, values),
+        estimate=estimate(method.advantage, rewards, mask, values, pool),
         values=values,
         rollout_s=sampled - start,
         reward_s=scored - sampled,
+        importance=importance,
     )
 
 

@@ -1,11 +1,15 @@
-"""The training forward pass: hidden states that predict response tokens, and only those."""
+"""The training forward pass: statistics of the positions that predict response tokens alone."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from aent.config.method import Space
+from aent.entropy.statistics import TokenStatistics, token_statistics
 from aent.rollout.engine import Rollouts
 
 SCALED_LOGITS = (
@@ -27,6 +31,43 @@ def changed_logits(model: PreTrainedModel) -> list[str]:
         for name, value in values.items()
         if value not in (None, 1)
     ]
+
+
+class TokenPolicy(nn.Module):
+    """The policy's training forward pass as one module, for engines that wrap modules."""
+
+    def __init__(
+        self, policy: PreTrainedModel, space: Space, temperature: float, compiled: bool = False
+    ):
+        """Wrap a policy.
+
+        Args:
+            policy: the model.
+            space: token space of the clamped entropy.
+            temperature: divides the logits.
+            compiled: run the transformer through `torch.compile`.
+        """
+        super().__init__()
+        self.policy, self.space, self.temperature = policy, space, temperature
+        self._no_split_modules = policy._no_split_modules  # where FSDP2 may cut
+        decoder: Any = policy.get_decoder()
+        run: Any = torch.compile(decoder, dynamic=True) if compiled else decoder
+        # In a tuple, because it is no further part of the module: its weights are the policy's.
+        self._decoder = (run,)
+
+    def forward(self, rollouts: Rollouts) -> TokenStatistics:
+        """Statistics, each [N], of the N response tokens, row by row."""
+        hidden = response_hidden(self._decoder[0], rollouts)
+        head = self.policy.get_output_embeddings()
+        return token_statistics(
+            hidden,
+            # Keyed to the hidden states, so that bf16 training multiplies in bf16 here as well.
+            head.weight.to(hidden.dtype),
+            rollouts.response_ids[rollouts.response_mask],
+            temperature=self.temperature,
+            space=self.space,
+            bias=head.bias,
+        )
 
 
 def response_hidden(transformer: nn.Module, rollouts: Rollouts) -> Tensor:

@@ -204,6 +204,7 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     path: str | Path,
     guard: Callable[[], object] | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Save a model directory that the Auto classes open: all of it or nothing, with checksums.
 
@@ -212,13 +213,14 @@ def save_model(
         tokenizer: its tokenizer.
         path: the directory; what was there is replaced.
         guard: called before the directory takes its name; see `aent.files.replacing`.
+        weights: what to save in place of the model's own, of which a process may have a part only.
 
     Raises:
         aent.files.StorageError: the disk is full or gone.
     """
     with replacing(Path(path), guard) as fresh:
         try:
-            model.save_pretrained(fresh)
+            model.save_pretrained(fresh, state_dict=weights)
             tokenizer.save_pretrained(fresh)
             checksums.write_checksums(fresh)
         # safetensors and tokenizers have errors of their own, the latter a bare Exception.

@@ -61,6 +61,11 @@ class Termination:
         if self.requested:
             raise Terminated
 
+    @contextmanager
+    def leaving(self) -> Iterator[None]:
+        """Around what may be left at once; it may always, outside `deferred`."""
+        yield
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.requested = self.requested, True
         # A second signal must not interrupt what the first one made us save.

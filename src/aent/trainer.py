@@ -20,7 +20,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +29,23 @@ import torch
 
 from aent.checkpoint import load_state, save_state
 from aent.config import Run
+from aent.config.engine import VllmEngine
 from aent.critic import ValueModel
 from aent.entropy.coefficients import make_coefficient
 from aent.experience import Experience, Prompted, collect
 from aent.failure import NonFiniteError, write_dump
 from aent.folder import RunFolder, completion_steps
 from aent.forward import changed_logits
+from aent.importance import Importance
 from aent.lease import Lease
-from aent.models import encode_prompt, eos_ids, load_model, load_tokenizer, save_model
+from aent.models import encode_prompt, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
+from aent.processes import Processes, open_processes, termination_of
 from aent.progress import Progress
 from aent.provenance import describe_run, digest
 from aent.rewards import Verifier
-from aent.rollout.engine import Sampling
-from aent.rollout.transformers import TransformersEngine
+from aent.rollout.engine import Rollouts, Sampling
+from aent.rollout.making import make_engine
 from aent.signals import Terminated, Termination
 from aent.tracking import RunRecorder
 from aent.update import Updater
@@ -56,8 +60,24 @@ class TrainingError(RuntimeError):
 class Session:
     """A run in progress: models, optimisers, coefficient, and the step they stand at."""
 
-    def __init__(self, run: Run, model_dir: Path, problems: Path, output: Path):
+    def __init__(
+        self,
+        run: Run,
+        model_dir: Path,
+        problems: Path,
+        output: Path,
+        processes: Processes | None = None,
+        termination: Termination | None = None,
+    ):
         """Load the base model, or go on from the last state in `output`.
+
+        Args:
+            run: the resolved run.
+            model_dir: base model.
+            problems: training problems.
+            output: the run's folder.
+            processes: those that train together; this one alone when absent.
+            termination: says when sampling may be left.
 
         Raises:
             TrainingError: too few usable prompts.
@@ -65,20 +85,25 @@ class Session:
             aent.models.ModelError, aent.problems.record.ProblemError: bad inputs.
         """
         self.run, self.folder = run, RunFolder(output)
-        self.inputs = {"model": digest(model_dir), "problems": digest(problems)}
         trainer, rollout = run.setting.trainer, run.setting.rollout
+        self.processes = processes or Processes(trainer.device)
+        self.termination = termination or Termination()
+        self.inputs = self.processes.agreed(
+            lambda: {"model": digest(model_dir), "problems": digest(problems)}
+        )
         torch.set_num_threads(trainer.threads)
         torch.manual_seed(run.seed)
         self.tokenizer = load_tokenizer(model_dir, trust_remote_code=run.trust_remote_code)
         self.policy = load_model(model_dir, trust_remote_code=run.trust_remote_code)
         if reasons := changed_logits(self.policy):
             raise TrainingError(f"{model_dir}: training does not support {'; '.join(reasons)}")
-        torch.nn.Module.to(self.policy, trainer.device)  # transformers' own `to` loses its types
+        # transformers' own `to` loses its types
+        torch.nn.Module.to(self.policy, self.processes.device)
         if trainer.gradient_checkpointing:
             self.policy.gradient_checkpointing_enable()
         self.critic = ValueModel(self.policy) if run.method.critic else None
         self.updater = Updater(
-            self.policy, run.method, trainer, rollout.temperature, critic=self.critic
+            self.policy, run.method, trainer, rollout.temperature, self.critic, self.processes
         )
         self.coefficient = (
             make_coefficient(run.method.entropy.coefficient) if run.method.entropy else None
@@ -89,12 +114,17 @@ class Session:
             max_tokens=rollout.max_response_tokens,
             temperature=rollout.temperature,
         )
-        self.engine = TransformersEngine(
+        self.engine = make_engine(
+            rollout.engine,
             self.policy,
-            self.tokenizer.pad_token_id,
-            eos_ids(self.policy, self.tokenizer),
-            rollout.rows,
+            self.tokenizer,
+            rows=rollout.rows,
+            positions=rollout.max_prompt_tokens + rollout.max_response_tokens,
+            processes=self.processes,
+            whole=self._sampling,
+            following=True,
         )
+        self.share = self.processes.share(trainer.prompts, trainer.minibatches)
         self.began = time.perf_counter()
         self.step = self.saved = self._resume()
 
@@ -119,29 +149,40 @@ class Session:
         return kept, len(encoded) - len(kept)
 
     def _resume(self) -> int:
+        processes = self.processes
+        # The first process has the state; the others are told what is no weight.
+        state: dict[str, Any] | None = self._usable_state() if processes.first else None
+        known = processes.agreed(
+            lambda: state and {n: state.get(n) for n in ("step", "coefficient")}
+        )
+        if known is None:
+            return 0
+        parts = state or {}
+        processes.load_module(self.policy, parts.get("policy", {}))
+        processes.load_optimizer(self.updater.optimizer, parts.get("optimizer", {}))
+        if self.critic is not None and self.updater.critic_optimizer is not None:
+            processes.load_module(self.critic, parts.get("critic", {}))
+            optimizer = self.updater.critic_optimizer
+            processes.load_optimizer(optimizer, parts.get("critic_optimizer", {}))
+        if self.coefficient is not None:
+            self.coefficient.load_state_dict(known["coefficient"])
+        log.info("going on after step %d", known["step"])
+        return int(known["step"])
+
+    def _usable_state(self) -> dict[str, Any] | None:
         trainer = self.run.setting.trainer
         state = load_state(
-            self.folder.state, trainer.device, lambda step: self.folder.lacking(step, trainer)
+            self.folder.state, lacking=lambda step: self.folder.lacking(step, trainer)
         )
-        if state is None:
-            return 0
-        if (state["run_hash"], state["inputs"]) != (self.run.hash, self.inputs):
+        if state and (state["run_hash"], state["inputs"]) != (self.run.hash, self.inputs):
             log.warning(
                 "%s is of another configuration, base model or problem file: starting afresh; "
                 "it is now %s, to be removed when nobody needs it",
                 self.folder.state,
                 self.folder.set_state_aside(),
             )
-            return 0
-        self.policy.load_state_dict(state["policy"])
-        self.updater.optimizer.load_state_dict(state["optimizer"])
-        if self.critic is not None and self.updater.critic_optimizer is not None:
-            self.critic.load_state_dict(state["critic"])
-            self.updater.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        if self.coefficient is not None:
-            self.coefficient.load_state_dict(state["coefficient"])
-        log.info("going on after step %d", state["step"])
-        return int(state["step"])
+            return None
+        return state
 
     def save(self, guard: Callable[[], object] = lambda: None) -> None:
         """Write the state after the current step.
@@ -152,19 +193,34 @@ class Session:
         Raises:
             aent.files.StorageError: the disk is full or gone; earlier states are unharmed.
         """
+        processes = self.processes
         state: dict[str, Any] = {
             "run_hash": self.run.hash,
             "inputs": self.inputs,
-            "policy": self.policy.state_dict(),
-            "optimizer": self.updater.optimizer.state_dict(),
+            "policy": processes.module_state(self.policy),
+            "optimizer": processes.optimizer_state(self.updater.optimizer),
         }
         if self.critic is not None and self.updater.critic_optimizer is not None:
-            state["critic"] = self.critic.state_dict()
-            state["critic_optimizer"] = self.updater.critic_optimizer.state_dict()
+            state["critic"] = processes.module_state(self.critic)
+            state["critic_optimizer"] = processes.optimizer_state(self.updater.critic_optimizer)
         if self.coefficient is not None:
             state["coefficient"] = self.coefficient.state_dict()
-        save_state(self.folder.state, self.step, state, guard=guard)
+        if processes.first:
+            save_state(self.folder.state, self.step, state, guard=guard)
         self.saved = self.step
+
+    def save_checkpoint(self, guard: Callable[[], object] = lambda: None) -> None:
+        """Write the policy as it is after the current step; as `save`."""
+        weights = self.processes.module_state(self.policy)
+        if self.processes.first:
+            folder = self.folder.pending_checkpoint(self.step)
+            save_model(self.policy, self.tokenizer, folder, guard, weights)
+
+    @contextmanager
+    def _sampling(self) -> Iterator[None]:
+        """Around sampling: no process waits for another one inside."""
+        with self.processes.whole(self.updater.token_policy), self.termination.leaving():
+            yield
 
     def collect(self, verifier: Verifier) -> Experience:
         """What the next step learns from. Changes nothing, so it may be left at any point."""
@@ -174,16 +230,27 @@ class Session:
             _seed(self.run.seed, step, "sampling")
         )
         self.policy.eval()
+        prompted = prompts_of_step(self.prompted, self.share.total, step, self.run.seed)
         return collect(
             self.engine,
             self.tokenizer,
             verifier,
             self.run.method,
-            prompts_of_step(self.prompted, self.run.setting.trainer.prompts, step, self.run.seed),
+            [prompted[place] for place in self.share.places],
             self.sampling,
             generator,
-            self.critic,
+            self.updater.values if self.critic else None,
+            self._weigh(),
+            self.processes,
+            self.share,
         )
+
+    def _weigh(self) -> Callable[[Rollouts], tuple[Rollouts, Importance]] | None:
+        """How tokens are weighed that vLLM has sampled; None where the policy itself samples."""
+        engine = self.run.setting.rollout.engine
+        if not isinstance(engine, VllmEngine) or engine.importance_cap is None:
+            return None
+        return partial(self.updater.weigh, cap=engine.importance_cap)
 
     def learn(self, experience: Experience) -> dict[str, float]:
         """Finish the step with what was collected; returns its metrics.
@@ -199,7 +266,8 @@ class Session:
         try:
             metrics = self.updater.update(step, experience, coefficient)
         except NonFiniteError as error:
-            dump = self.folder.output / "failures" / f"step-{step}.json"
+            process = f"-process{self.processes.rank}" if self.processes.count > 1 else ""
+            dump = self.folder.output / "failures" / f"step-{step}{process}.json"
             ids = write_dump(dump, step, experience, coefficient, error)
             raise TrainingError(
                 f"{self.run.name}, step {step}: {error}; problems {ids}; see {dump}"
@@ -209,10 +277,10 @@ class Session:
             self.coefficient.update(step, metrics["entropy/full" if full else "entropy/clamped"])
         end = time.perf_counter()
         self.step = step
-        tokens = int(experience.rollouts.response_mask.sum())
+        tokens = int(self.processes.sum(experience.rollouts.response_mask.sum()))
         return (
             metrics
-            | experience.metrics()
+            | experience.metrics(self.processes)
             | {
                 "entropy/coefficient": coefficient,
                 "time/update_s": end - start,
@@ -245,51 +313,90 @@ def train(
         aent.files.StorageError: the disk is full or gone; what was saved is unharmed.
     """
     started = time.time()
-    with Termination() as termination, Lease(output) as lease:
-        RunFolder(output).sweep()
-        session = Session(run, model_dir, problems, output)
-        first = session.step + 1
-        with closing(RunRecorder(output, run, tracking_uri, first)) as recorder:
-            _take_steps(session, recorder, lease, termination)
+    with open_processes(run.setting.trainer) as processes, termination_of(processes) as termination:
+        if not processes.first:
+            session = Session(run, model_dir, problems, output, processes, termination)
+            _take_steps(session, _Unwritten())
+            return
+        with Lease(output) as lease:
+            RunFolder(output).sweep()
+            session = Session(run, model_dir, problems, output, processes, termination)
+            first = session.step + 1
+            with closing(RunRecorder(output, run, tracking_uri, first)) as recorder:
+                _take_steps(session, _Written(session, recorder, lease))
+                lease.check()
+                recorder.finish()
+            info = describe_run(run, started) | {
+                "inputs": session.inputs,
+                "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),
+                "prompts_left_out": session.left_out,
+                "processes": processes.count,
+                "mlflow_run_id": recorder.mlflow_run_id,
+            }
             lease.check()
-            recorder.finish()
-        info = describe_run(run, started) | {
-            "inputs": session.inputs,
-            "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),
-            "prompts_left_out": session.left_out,
-            "mlflow_run_id": recorder.mlflow_run_id,
-        }
-        lease.check()
-        session.folder.publish(run.setting.trainer.checkpoint_steps, info)
+            session.folder.publish(run.setting.trainer.checkpoint_steps, info)
 
 
-def _take_steps(
-    session: Session, recorder: RunRecorder, lease: Lease, termination: Termination
-) -> None:
+class _Unwritten:
+    """What all processes but the first write beside weights: nothing."""
+
+    def record(self, metrics: dict[str, float]) -> None:
+        """Record the session's step."""
+
+    def keep_completions(self, experience: Experience) -> None:
+        """Keep some of the step's completions to read."""
+
+    def sync(self) -> None:
+        """Make sure that what was written is on the disk."""
+
+    def check(self) -> None:
+        """See that this process may still write; else raise."""
+
+
+class _Written(_Unwritten):
+    """What the first process writes beside weights."""
+
+    def __init__(self, session: Session, recorder: RunRecorder, lease: Lease):
+        self.session, self.recorder, self.lease = session, recorder, lease
+        steps = session.run.setting.trainer.steps
+        self.progress = Progress(session.run.name, steps, session.step)
+
+    def record(self, metrics: dict[str, float]) -> None:
+        self.recorder.log(self.session.step, metrics)
+        self.progress.show(self.session.step, metrics)
+
+    def keep_completions(self, experience: Experience) -> None:
+        self.session.folder.keep_completions(self.session.step, experience, self.check)
+
+    def sync(self) -> None:
+        self.recorder.sync()
+
+    def check(self) -> None:
+        self.lease.check()
+
+
+def _take_steps(session: Session, files: _Unwritten) -> None:
     """The loop. A state is saved after all that it counts on."""
-    trainer, folder = session.run.setting.trainer, session.folder
-    progress = Progress(session.run.name, trainer.steps, session.step)
+    trainer = session.run.setting.trainer
     try:
         with Verifier() as verifier:
             while session.step < trainer.steps:
                 experience = session.collect(verifier)
-                with termination.deferred():
+                with session.termination.deferred():
                     metrics = session.learn(experience)
-                    lease.check()
-                    recorder.log(session.step, metrics)
-                    progress.show(session.step, metrics)
+                    files.check()
+                    files.record(metrics)
                     if session.step in trainer.checkpoint_steps:
-                        pending = folder.pending_checkpoint(session.step)
-                        save_model(session.policy, session.tokenizer, pending, lease.check)
+                        session.save_checkpoint(files.check)
                     if session.step in completion_steps(trainer):
-                        folder.keep_completions(session.step, experience, lease.check)
+                        files.keep_completions(experience)
                     if session.step % trainer.state_every == 0 or session.step == trainer.steps:
-                        recorder.sync()
-                        session.save(lease.check)
+                        files.sync()
+                        session.save(files.check)
     except Terminated:
         if session.saved < session.step:
-            recorder.sync()
-            session.save(lease.check)
+            files.sync()
+            session.save(files.check)
         log.warning("ended by SIGTERM; the state of step %d is saved", session.step)
         raise
 

@@ -1,30 +1,38 @@
 """The update: minibatch steps on one step's experience.
 
 The loss of a minibatch is the token mean of the surrogate minus lambda times the token mean of the
-entropy over the method's token space, both from one forward pass.
+entropy over the method's token space, both from one forward pass. Several processes have a share
+of each minibatch; its tokens, its gradient and what is recorded are those of all shares.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from aent.batches import cut_to, micro_batches
 from aent.config import Method
 from aent.config.method import FullSpace, Space
 from aent.config.setting import Trainer
 from aent.critic import ValueModel, value_loss
-from aent.entropy.statistics import token_statistics
+from aent.entropy.statistics import TokenStatistics
 from aent.experience import Experience
 from aent.failure import NonFiniteError
-from aent.forward import response_hidden, select
+from aent.forward import TokenPolicy, select
+from aent.importance import Importance, importance
+from aent.processes import Processes
+from aent.rollout.engine import Rollouts
 from aent.surrogates import surrogate_loss
+
+UNTRAINED_PASS = 8
+"""Micro-batches' worth of tokens in a forward pass without gradients."""
 
 
 @dataclass
@@ -40,8 +48,24 @@ class TokenMeans:
         for name, value in values.items():
             self.sums[name] += float(value.detach().double().sum())
 
+    def over(self, processes: Processes) -> TokenMeans:
+        """Means over the tokens of all processes."""
+        local = torch.tensor([self.tokens, *self.sums.values()], dtype=torch.float64)
+        tokens, *sums = processes.sum(local.to(processes.device)).tolist()
+        return TokenMeans(dict(zip(self.sums, sums, strict=True)), int(tokens))
+
     def __getitem__(self, name: str) -> float:
         return self.sums[name] / self.tokens
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """One optimiser step's share of the rows."""
+
+    pieces: list[Tensor]
+    """Rows of each forward pass; as many pieces in all processes."""
+    tokens: int
+    """Response tokens of all processes."""
 
 
 class Updater:
@@ -54,8 +78,9 @@ class Updater:
         config: Trainer,
         temperature: float,
         critic: ValueModel | None = None,
+        processes: Processes | None = None,
     ):
-        """Make the optimisers.
+        """Prepare the modules for the processes, then make the optimisers.
 
         Args:
             policy: the model to train.
@@ -63,15 +88,20 @@ class Updater:
             config: trainer options.
             temperature: divides the logits, as in sampling.
             critic: the value network, with methods that have one.
+            processes: those that share the work; this one alone when absent.
         """
         self.policy, self.method, self.config = policy, method, config
-        self.temperature = temperature
+        self.processes = processes or Processes(config.device)
+        self.space = measured_space(method, config)
+        self.token_policy = self.processes.prepare(
+            TokenPolicy(policy, self.space, temperature, config.compile)
+        )
         self.critic = critic
+        self.value_model = self.processes.prepare(critic) if critic else None
         self.optimizer = self._adamw(policy, config.learning_rate)
         self.critic_optimizer = (
             self._adamw(critic, method.critic.learning_rate) if critic and method.critic else None
         )
-        self.space = measured_space(method, config)
         self.bonus_is_full = method.entropy is not None and isinstance(
             method.entropy.space, FullSpace
         )
@@ -101,11 +131,14 @@ class Updater:
             NonFiniteError: a loss or gradient is NaN or infinite, and its update was not applied;
                 or a weight, after one.
         """
-        means, norms = TokenMeans(), []
+        local, norms = TokenMeans(), []
         learn_policy = self.method.critic is None or step > self.method.critic.warmup_steps
+        minibatches = self._minibatches(experience.rollouts)
         for _ in range(self.config.epochs):
-            for rows in self._minibatches(experience):
-                norms.append(self._minibatch(experience, rows, coefficient, learn_policy, means))
+            for minibatch in minibatches:
+                norm = self._minibatch(experience, minibatch, coefficient, learn_policy, local)
+                norms.append(norm)
+        means = local.over(self.processes)
         metrics = {
             "loss/surrogate": means["surrogate"],
             "loss/entropy": -coefficient * means["full" if self.bonus_is_full else "clamped"]
@@ -122,61 +155,122 @@ class Updater:
             metrics["loss/value"] = means["value"]
         return metrics
 
-    def _minibatches(self, experience: Experience) -> Iterator[Tensor]:
-        rows = torch.arange(experience.rollouts.response_ids.shape[0])
-        yield from rows.chunk(self.config.minibatches)
+    @torch.no_grad()
+    def values(self, rollouts: Rollouts) -> Tensor:
+        """The critic's values [B, R], 0 where masked; each process at its own pace."""
+        assert self.value_model is not None
+        mask = rollouts.response_mask
+        values = torch.zeros(mask.shape, device=mask.device)
+        with self.processes.whole(self.value_model) as critic:
+            for rows in self._passes(rollouts):
+                part = select(rollouts, rows)
+                found = torch.zeros(part.response_mask.shape, device=mask.device)
+                found[part.response_mask] = critic(part).float()
+                values[rows, : found.shape[1]] = found
+        return values
 
-    def _micro_batches(self, experience: Experience, rows: Tensor) -> list[Tensor]:
-        """Rows by length, cut to the token budget, so that padding and memory stay small."""
+    @torch.no_grad()
+    def weigh(self, rollouts: Rollouts, cap: float) -> tuple[Rollouts, Importance]:
+        """The policy's own log-probabilities in place of the engine's, and what their ratios weigh.
+
+        Args:
+            rollouts: B rows with the engine's log-probabilities.
+            cap: largest weight.
+        """
+        mask = rollouts.response_mask
+        own = torch.zeros(mask.shape, device=mask.device)
+        with self.processes.whole(self.token_policy) as policy:
+            for rows in self._passes(rollouts):
+                part = select(rollouts, rows)
+                found = torch.zeros(part.response_mask.shape, device=mask.device)
+                with self._precision():
+                    found[part.response_mask] = policy(part).logprob.float()
+                own[rows, : found.shape[1]] = found
+        return replace(rollouts, logprobs=own), importance(own, rollouts.logprobs, mask, cap)
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Around forward passes."""
+        if self.config.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.processes.device.type, torch.bfloat16)
+
+    def _passes(self, rollouts: Rollouts) -> list[Tensor]:
+        """Rows of each forward pass without gradients, which takes less memory than one with."""
+        rows = torch.arange(rollouts.response_ids.shape[0])
         budget = self.config.micro_batch_tokens
-        if budget is None:
+        width = rollouts.prompt_ids.shape[1] + rollouts.response_ids.shape[1]
+        if budget is None or len(rows) * width <= UNTRAINED_PASS * budget:
             return [rows]
-        masks = experience.rollouts.prompt_mask, experience.rollouts.response_mask
-        lengths = torch.stack([mask.sum(dim=1) for mask in masks], dim=1).cpu()[rows]
-        order = torch.argsort(lengths.sum(dim=1), stable=True)
-        batches: list[list[int]] = []
-        widest = torch.zeros(2, dtype=lengths.dtype)
-        for row, size in zip(rows[order].tolist(), lengths[order], strict=True):
-            wider = torch.maximum(widest, size)
-            if batches and int(wider.sum()) * (len(batches[-1]) + 1) <= budget:
-                batches[-1].append(row)
-                widest = wider
-            else:
-                batches.append([row])
-                widest = size
-        return [torch.tensor(batch) for batch in batches]
+        return micro_batches(rollouts, rows, UNTRAINED_PASS * budget)
+
+    def _minibatches(self, rollouts: Rollouts) -> list[Minibatch]:
+        rows = torch.arange(rollouts.response_ids.shape[0]).chunk(self.config.minibatches)
+        pieces = [micro_batches(rollouts, part, self.config.micro_batch_tokens) for part in rows]
+        tokens = [int(rollouts.response_mask[part].sum()) for part in rows]
+        found = torch.tensor([[list(map(len, pieces)), tokens]], device=self.processes.device)
+        everywhere = self.processes.gather(found)
+        counts = everywhere[:, 0].amax(dim=0).tolist()
+        totals = everywhere[:, 1].sum(dim=0).tolist()
+        return [
+            Minibatch(cut_to(part, count), max(total, 1))
+            for part, count, total in zip(pieces, counts, totals, strict=True)
+        ]
 
     def _minibatch(
         self,
         experience: Experience,
-        rows: Tensor,
+        minibatch: Minibatch,
         coefficient: float,
         learn_policy: bool,
         means: TokenMeans,
     ) -> float:
         """One optimiser step; returns the gradient's norm before clipping."""
-        tokens = max(int(experience.rollouts.response_mask[rows].sum()), 1)
         self.optimizer.zero_grad(set_to_none=True)
         if self.critic_optimizer:
             self.critic_optimizer.zero_grad(set_to_none=True)
-        for part in self._micro_batches(experience, rows):
-            loss = self._loss(experience, part, coefficient, learn_policy, means) / tokens
-            if not torch.isfinite(loss):
-                self._refuse(f"the loss is {loss.item()}", part)
-            loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.grad_clip)
-        if not torch.isfinite(norm):
-            self._refuse(f"the gradient's norm is {norm.item()}", rows)
+        # Engines take the mean of the processes' gradients; the loss is the sum of their losses.
+        tokens = minibatch.tokens / self.processes.count
+        losses = []
+        for number, part in enumerate(minibatch.pieces, 1):
+            with self._exchanging(number == len(minibatch.pieces)):
+                loss = self._loss(experience, part, coefficient, learn_policy, means) / tokens
+                loss.backward()
+            losses.append(loss.detach())
+        self._check_losses(torch.stack(losses), minibatch.pieces)
+        rows = torch.cat(minibatch.pieces)
+        norm = self._clip(self.policy, "gradient's norm", rows)
         if self.critic is not None:
-            critic_norm = nn.utils.clip_grad_norm_(self.critic.parameters(), self.config.grad_clip)
-            if not torch.isfinite(critic_norm):
-                self._refuse(f"the critic's gradient norm is {critic_norm.item()}", rows)
+            self._clip(self.critic, "critic's gradient norm", rows)
         if learn_policy:
             self.optimizer.step()
         if self.critic_optimizer is not None:
             self.critic_optimizer.step()
-        if not torch.isfinite(nn.utils.get_total_norm(self._weights().values())):
+        if not torch.isfinite(self.processes.norm(list(self._weights().values()))):
             self._refuse("a weight is not finite after the update", rows)
+        return norm
+
+    @contextmanager
+    def _exchanging(self, last: bool) -> Iterator[None]:
+        """Around the forward and backward pass of a piece, the last of its minibatch or not."""
+        with ExitStack() as stack:
+            for module in (self.token_policy, self.value_model):
+                if module is not None:
+                    stack.enter_context(self.processes.accumulating(module, last))
+            yield
+
+    def _check_losses(self, losses: Tensor, pieces: list[Tensor]) -> None:
+        """All processes refuse together what is not finite in one of them."""
+        broken = (~losses.isfinite()).nonzero().flatten().tolist()
+        if self.processes.any(bool(broken)):
+            if not broken:
+                self._refuse("the loss of another process is not finite", torch.cat(pieces))
+            self._refuse(f"the loss is {losses[broken[0]].item()}", pieces[broken[0]])
+
+    def _clip(self, module: nn.Module, what: str, rows: Tensor) -> float:
+        """Clip a module's gradient; gives its norm before."""
+        norm = self.processes.clip_gradient(module, self.config.grad_clip)
+        if not torch.isfinite(norm):
+            self._refuse(f"the {what} is {norm.item()}", rows)
         return float(norm)
 
     def _weights(self) -> dict[str, Tensor]:
@@ -190,7 +284,8 @@ class Updater:
         """Raise the error, with the weights and gradients that are not finite."""
         weights = self._weights()
         grads = {f"{n} (gradient)": w.grad for n, w in weights.items() if w.grad is not None}
-        counts = {n: int((~v.isfinite()).sum()) for n, v in (weights | grads).items()}
+        local = {n: self.processes.local(value) for n, value in (weights | grads).items()}
+        counts = {n: int((~value.isfinite()).sum()) for n, value in local.items()}
         raise NonFiniteError(message, rows.tolist(), {n: c for n, c in counts.items() if c})
 
     def _loss(
@@ -207,39 +302,30 @@ class Updater:
         width = mask.shape[1]
         old = part.logprobs[mask]
         advantages = experience.estimate.advantages[rows, :width][mask]
-        half = self.config.dtype == "bfloat16"
-        autocast = torch.autocast(mask.device.type, torch.bfloat16) if half else nullcontext()
-        head = self.policy.get_output_embeddings()
-        with autocast, torch.set_grad_enabled(learn_policy):
-            hidden = response_hidden(self.policy.get_decoder(), part)
-            # Keyed to the hidden states, so that bf16 training multiplies in bf16 here as well.
-            stats = token_statistics(
-                hidden,
-                head.weight.to(hidden.dtype),
-                part.response_ids[mask],
-                temperature=self.temperature,
-                space=self.space,
-                bias=head.bias,
-            )
+        with self._precision(), torch.set_grad_enabled(learn_policy):
+            stats: TokenStatistics = self.token_policy(part)
             result = surrogate_loss(self.method.surrogate, stats.logprob, old, advantages)
-            loss = result.loss.sum()
+            surrogate = result.loss
+            if experience.importance is not None:
+                surrogate = surrogate * experience.importance.weights[rows, :width][mask]
+            loss = surrogate.sum()
             if self.method.entropy is not None:
                 bonus = stats.entropy if self.bonus_is_full else stats.clamped_entropy
                 loss = loss - coefficient * bonus.sum()
         change = (stats.logprob - old).detach()
         recorded = {
-            "surrogate": result.loss,
+            "surrogate": surrogate,
             "full": stats.entropy,
             "clamped": stats.clamped_entropy,
             "kept": stats.kept_mass,
             "clipped": result.clipped,
             "kl": change.exp() - 1 - change,
         }
-        if self.critic is not None and self.method.critic is not None:
+        if self.value_model is not None and self.method.critic is not None:
             assert experience.values is not None
             assert experience.estimate.returns is not None
-            with autocast:
-                values = self.critic(part)
+            with self._precision():
+                values = self.value_model(part)
             error = value_loss(
                 values.float(),
                 experience.values[rows, :width][mask],

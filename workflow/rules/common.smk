@@ -43,7 +43,7 @@ RUNS = study.runs()
 SETTINGS = list(dict.fromkeys(run.setting_name for run in RUNS))
 
 # Keys of a setting's evaluation that do not change a score.
-UNSCORED_KEYS = {"checkpoints_per_job", "gpus", "memory_mb", "runtime_minutes"}
+UNSCORED_KEYS = {"checkpoints_per_job", "engine", "gpus", "memory_mb", "runtime_minutes"}
 
 
 def one_of(names):
@@ -145,7 +145,7 @@ def evaluation_needs(setting):
     return {
         "mem_mb": memory(part.memory_mb or trainer.memory_mb),
         "runtime": part.runtime_minutes or trainer.runtime_minutes,
-        **devices(min(1, trainer.gpus) if part.gpus is None else part.gpus),
+        **devices(study.settings[setting].scoring_gpus),
     }
 
 
@@ -155,6 +155,7 @@ def evaluation_of(setting):
     return {
         "prompt": part.prompt.model_dump(mode="json"),
         "evaluation": part.evaluation.model_dump(mode="json", exclude=UNSCORED_KEYS),
+        "engine": part.scoring_engine.model_dump(mode="json"),
     }
 
 

@@ -1,11 +1,13 @@
 """Score the checkpoints of a run, or a base model, on the setting's benchmarks."""
 
 import json
+import subprocess
 from pathlib import Path
 
 from aent.config import parse
 from aent.evaluation.runner import Checkpoint, evaluate_checkpoints
 from aent.folder import RunFolder
+from aent.launch import launch_command
 from aent.logs import configure_logging
 from aent.tracking import log_scores, tracking_uri
 
@@ -20,7 +22,18 @@ checkpoints = [
 ]
 outputs = dict(zip(params.steps, map(Path, snakemake.output.scores), strict=True))
 problems = {Path(path).stem: Path(path) for path in snakemake.input.problems}
-evaluate_checkpoints(checkpoints, study.settings[params.setting], problems, outputs.__getitem__)
+setting = study.settings[params.setting]
+if setting.scoring_processes > 1:
+    config = Path(snakemake.log[0]).with_suffix(".json")
+    config.write_text(json.dumps(snakemake.config))
+    run_options = [] if seed is None else ["--method", method, "--seed", str(seed)]
+    options = ["--config", str(config), "--log", snakemake.log[0], "--setting", params.setting]
+    options += [*run_options, "--steps", *map(str, params.steps)]
+    processes, threads = setting.scoring_processes, setting.trainer.threads
+    command = launch_command("aent", ["evaluate", *options], processes, threads=threads)
+    subprocess.run(command, check=True)
+else:
+    evaluate_checkpoints(checkpoints, setting, problems, outputs.__getitem__)
 
 run_file, uri = snakemake.input.get("run"), tracking_uri(study)
 if run_file:  # Snakemake has accepted the training run, so that nothing will go on from its state

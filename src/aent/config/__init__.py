@@ -30,7 +30,10 @@ FOLDERS = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "
 RESERVED = FOLDERS | {"claims.csv", "claims.md", "report.html", "scores.parquet", "summary"}
 
 # Keys of a setting's trainer that do not change what is learned.
-UNTRAINED_KEYS = {"memory_mb", "nodes", "runtime_minutes", "state_every"}
+UNTRAINED_KEYS = {
+    *("memory_mb", "runtime_minutes", "state_every"),
+    *("gpus", "nodes", "strategy", "compile"),
+}
 
 
 MOST_RUNS = 10_000  # of a table, a figure or the claims
@@ -57,8 +60,9 @@ class Run(Strict):
     def recipe(self) -> dict[str, Any]:
         """All that the training's result depends on beside its input files.
 
-        Left out are names, titles, how checkpoints are scored, and what only the scheduler or
-        the frequency of saved states cares about: changing those trains nothing again.
+        Left out are names, titles, how checkpoints are scored, and what only the scheduler, the
+        frequency of saved states or the division among processes cares about: changing those
+        trains nothing again, and an interrupted run goes on with other processes.
         """
         setting = self.setting.model_dump(
             mode="json", exclude={"title": True, "evaluation": True, "trainer": UNTRAINED_KEYS}

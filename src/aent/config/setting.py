@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from aent.config.base import MOST, Fraction, Name, Seed, Strict, Text, Unique
+from aent.config.engine import Engine, TransformersEngine, VllmEngine
 from aent.config.method import RankFraction, Space
 
 
@@ -22,8 +23,8 @@ class Prompt(Strict):
 class Rollout(Strict):
     """Sampling of responses during training."""
 
-    engine: Literal["transformers"] = "transformers"
-    """The engine that samples."""
+    engine: Engine = TransformersEngine()
+    """The engine that samples: transformers or vllm."""
     temperature: float = Field(default=1.0, gt=0)
     """Applied to the logits of sampling, log-probabilities and entropies alike."""
     max_prompt_tokens: int = Field(default=64, ge=1)
@@ -31,7 +32,7 @@ class Rollout(Strict):
     max_response_tokens: int = Field(default=32, ge=1)
     """Longer responses are cut and earn 0."""
     rows: int = Field(default=4096, ge=1)
-    """Sequences sampled at once."""
+    """Sequences sampled at once in a process."""
 
 
 class Trainer(Strict):
@@ -69,6 +70,11 @@ class Trainer(Strict):
     """Precision of the forward pass; weights and optimiser stay in float32."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass."""
+    compile: bool = False
+    """Put the transformer of the update through `torch.compile`; sampling stays as it is."""
+    strategy: Literal["ddp", "fsdp2"] = "ddp"
+    """With several processes: ddp has all weights in each; fsdp2 shares out weights, gradients and
+    optimiser state."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of a run on each of its nodes."""
     memory_mb: int = Field(default=2000, ge=500)
@@ -95,7 +101,20 @@ class Trainer(Strict):
             raise ValueError(f"device {self.device} does not go with gpus {self.gpus}")
         if self.processes % self.nodes:
             raise ValueError(f"nodes {self.nodes} does not divide gpus {self.gpus}")
+        self.check_divides(self.processes)
         return self
+
+    def check_divides(self, processes: int) -> None:
+        """See that as many prompts of each minibatch can go to each of some processes.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        if self.prompts % (self.minibatches * processes):
+            raise ValueError(
+                f"{processes} processes (gpus) times minibatches {self.minibatches} do not divide "
+                f"prompts {self.prompts}; each process takes as many prompts of each minibatch"
+            )
 
     @property
     def processes(self) -> int:
@@ -126,13 +145,16 @@ class Evaluation(Strict):
     max_response_tokens: int = Field(default=32, ge=1)
     """Longest response."""
     rows: int = Field(default=4096, ge=1)
-    """Sequences sampled at once."""
+    """Sequences sampled at once in a process."""
     seed: Seed = 0
     """Seed of the sampling."""
     checkpoints_per_job: int | None = Field(default=None, ge=1)
     """Checkpoints that one job evaluates; all of a run when absent."""
+    engine: Engine | None = None
+    """The engine that samples; the rollout's when absent."""
     gpus: int | None = Field(default=None, ge=0)
-    """GPUs of a job; when absent one if training uses any, else none."""
+    """GPUs of a job, each driven by a process of its own; when absent one if training uses any,
+    else none."""
     memory_mb: int | None = Field(default=None, ge=500)
     """Memory of a job, for the scheduler; the trainer's when absent."""
     runtime_minutes: int | None = Field(default=None, ge=1)
@@ -166,3 +188,42 @@ class Setting(Strict):
     """How checkpoints are scored."""
     methods: dict[Name, dict[str, Any]] = {}
     """Changes to methods that hold in this setting only, as partial methods."""
+
+    @property
+    def scoring_engine(self) -> Engine:
+        """The engine of evaluation."""
+        return self.evaluation.engine or self.rollout.engine
+
+    @property
+    def scoring_gpus(self) -> int:
+        """GPUs of an evaluation job."""
+        given = self.evaluation.gpus
+        return min(1, self.trainer.gpus) if given is None else given
+
+    @property
+    def scoring_processes(self) -> int:
+        """Processes of an evaluation job, with a GPU each where there are any."""
+        return max(1, self.scoring_gpus)
+
+    @model_validator(mode="after")
+    def _engines_fit(self) -> Setting:
+        uses = [
+            ("rollout.engine", self.rollout.engine, self.trainer.processes),
+            ("evaluation.engine", self.scoring_engine, self.scoring_processes),
+        ]
+        for key, engine, processes in uses:
+            if not isinstance(engine, VllmEngine):
+                continue
+            if self.trainer.device != "cuda":
+                raise ValueError(f"{key} vllm needs trainer.device cuda; use transformers on cpu")
+            if processes % engine.tensor_parallel:
+                raise ValueError(
+                    f"{key}.tensor_parallel {engine.tensor_parallel} does not divide the "
+                    f"{processes} processes (gpus)"
+                )
+        if isinstance(self.scoring_engine, VllmEngine) and self.scoring_engine.mode == "server":
+            raise ValueError(
+                "evaluation.engine: a server holds the weights that are being trained; "
+                "use vllm in mode colocate, or transformers"
+            )
+        return self

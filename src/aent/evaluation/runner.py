@@ -22,15 +22,20 @@ from lighteval.logging.info_loggers import MetricsLogger
 from lighteval.metrics import apply_metric
 from lighteval.tasks.lighteval_task import LightevalTask
 from lighteval.tasks.requests import Doc
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aent.config import Setting
+from aent.config.engine import VllmEngine
 from aent.evaluation.model import RolloutModel, SampledResponse
 from aent.evaluation.tasks import SampledCorrectness, documents, make_task
-from aent.models import encode_prompt, eos_ids, load_model, load_tokenizer
+from aent.models import encode_prompt, load_model, load_tokenizer
 from aent.problems.record import read_problems
+from aent.processes import Processes, open_scoring
 from aent.progress import duration
 from aent.rewards import Verifier
-from aent.rollout.transformers import TransformersEngine
+from aent.rollout.engine import Engine
+from aent.rollout.making import make_engine
+from aent.rollout.shared import SharedEngine
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +67,7 @@ def evaluate_checkpoints(
     problems: dict[str, Path],
     output: Callable[[int], Path],
 ) -> list[Path]:
-    """Score checkpoints one after the other.
+    """Score checkpoints one after the other; several processes sample, the first one judges.
 
     Args:
         checkpoints: what to score.
@@ -72,20 +77,30 @@ def evaluate_checkpoints(
 
     Returns:
         The written json files.
+
+    Raises:
+        aent.processes.ProcessesError: another number of processes was started than configured.
     """
     torch.set_num_threads(setting.trainer.threads)
     files = []
-    with Verifier(workers=setting.trainer.threads) as verifier:
+    with (
+        open_scoring(setting) as processes,
+        Verifier(workers=setting.trainer.threads) as verifier,
+    ):
         metric = SampledCorrectness(verifier, setting.evaluation.samples)
         tasks = {
             name: make_task(name, read_problems(path), metric) for name, path in problems.items()
         }
         progress = _Progress(checkpoints, tasks)
+        opener = Opener(setting, processes)
         for checkpoint in checkpoints:
             start = time.perf_counter()
-            scores, details = score(
-                open_model(checkpoint, setting), tasks, metric, setting, progress
-            )
+            model = opener.open(checkpoint)
+            if not processes.first:
+                for task in tasks.values():
+                    model.greedy_until(documents(task))
+                continue
+            scores, details = score(model, tasks, metric, setting, progress)
             seconds = time.perf_counter() - start
             files.append(write(output(checkpoint.step), checkpoint, scores, details, seconds))
     return files
@@ -118,31 +133,61 @@ class _Progress:
         )
 
 
-def open_model(checkpoint: Checkpoint, setting: Setting) -> RolloutModel:
-    """A checkpoint as a lighteval model.
+class Opener:
+    """Opens checkpoints as lighteval models, one after the other; vLLM is started only once."""
 
-    Raises:
-        ModelError: its directory is not a model.
-        ValueError: the setting's responses leave no room for a prompt.
-    """
-    device = setting.trainer.device
-    dtype = getattr(torch, setting.trainer.dtype)
-    trust = checkpoint.trust_remote_code
-    model = load_model(checkpoint.path, dtype=dtype, trust_remote_code=trust)
-    model = model.to(device).eval()  # type: ignore[arg-type]
-    tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust)
-    engine = TransformersEngine(
-        model, tokenizer.pad_token_id, eos_ids(model, tokenizer), setting.evaluation.rows
-    )
-    return RolloutModel(
-        engine,
-        tokenizer,
-        lambda problem: encode_prompt(tokenizer, problem, setting.prompt),
-        setting.evaluation,
-        getattr(model.config, "max_position_embeddings", None) or sys.maxsize,
-        device,
-        checkpoint.step,
-    )
+    def __init__(self, setting: Setting, processes: Processes):
+        """Prepare.
+
+        Args:
+            setting: prompt, evaluation and trainer options.
+            processes: those that sample together.
+        """
+        self.setting, self.processes = setting, processes
+        self.engine: Engine | None = None
+
+    def open(self, checkpoint: Checkpoint) -> RolloutModel:
+        """A checkpoint as a lighteval model.
+
+        Raises:
+            ModelError: its directory is not a model.
+            ValueError: the setting's responses leave no room for a prompt.
+        """
+        setting, processes = self.setting, self.processes
+        dtype = getattr(torch, setting.trainer.dtype)
+        trust = checkpoint.trust_remote_code
+        model = load_model(checkpoint.path, dtype=dtype, trust_remote_code=trust).eval()
+        tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust)
+        engine = self._engine(model, tokenizer)
+        if processes.count > 1:
+            engine = SharedEngine(engine, tokenizer.pad_token_id, processes)
+        return RolloutModel(
+            engine,
+            tokenizer,
+            lambda problem: encode_prompt(tokenizer, problem, setting.prompt),
+            setting.evaluation,
+            getattr(model.config, "max_position_embeddings", None) or sys.maxsize,
+            processes.device,
+            checkpoint.step,
+        )
+
+    def _engine(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
+        setting, config = self.setting, self.setting.scoring_engine
+        if isinstance(config, VllmEngine):  # it has weights of its own on the GPU
+            if self.engine is not None:
+                cast(Any, self.engine).use(model)
+                return self.engine
+        else:
+            torch.nn.Module.to(model, self.processes.device)
+        self.engine = make_engine(
+            config,
+            model,
+            tokenizer,
+            rows=setting.evaluation.rows,
+            positions=setting.rollout.max_prompt_tokens + setting.evaluation.max_response_tokens,
+            processes=self.processes,
+        )
+        return self.engine
 
 
 def score(

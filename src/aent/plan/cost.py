@@ -82,7 +82,7 @@ def sampling_rate(run: Run, shape: Shape, gpu: Gpu, assumed: Assumptions) -> flo
 
 
 def _by_transformers(run: Run) -> bool:
-    return run.setting.rollout.engine == "transformers"
+    return run.setting.rollout.engine.kind == "transformers"
 
 
 def gpu_hours(run: Run, shape: Shape, gpu: Gpu, assumed: Assumptions, evaluated: int) -> Hours:

@@ -116,7 +116,7 @@ def _scene(run: Run, shape: Shape) -> _Scene:
         shape=shape,
         critic=run.method.critic is not None,
         half=trainer.dtype == "bfloat16",
-        sharded=trainer.processes > 1 and getattr(trainer, "strategy", "") == "fsdp2",
+        sharded=trainer.processes > 1 and trainer.strategy == "fsdp2",
         processes=trainer.processes,
         checkpointing=trainer.gradient_checkpointing,
         length=length,

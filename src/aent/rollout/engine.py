@@ -40,6 +40,16 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}; above 0 and up to 1 is allowed")
 
 
+@dataclass(frozen=True)
+class Share:
+    """Which prompts of a larger batch are sampled here: noise depends on the place in all of it."""
+
+    places: list[int]
+    """Of each prompt, in the whole batch."""
+    total: int
+    """Prompts of the whole batch."""
+
+
 @dataclass
 class Rollouts:
     """B = prompts x samples rows; the rows of a prompt are consecutive."""
@@ -63,7 +73,11 @@ class Engine(Protocol):
     """Samples responses."""
 
     def generate(
-        self, prompts: list[list[int]], sampling: Sampling, generator: torch.Generator
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+        share: Share | None = None,
     ) -> Rollouts:
         """Sample `sampling.samples` responses to each prompt.
 
@@ -71,5 +85,6 @@ class Engine(Protocol):
             prompts: token ids of each prompt, without padding.
             sampling: how to sample.
             generator: source of all randomness; its state decides the result.
+            share: the prompts' places in a batch that several processes sample; all when absent.
         """
         ...

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from aent.rollout import cache as caches
-from aent.rollout.engine import Rollouts, Sampling
+from aent.rollout.engine import Rollouts, Sampling, Share
+from aent.rollout.padding import left_padded
 from aent.rollout.sampling import choose
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,14 @@ COMPACT_BELOW = 0.8
 class TransformersEngine:
     """An `Engine` over any causal language model of transformers with a key/value cache."""
 
-    def __init__(self, model: PreTrainedModel, pad_id: int, eos_ids: list[int], rows: int = 4096):
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        eos_ids: list[int],
+        rows: int = 4096,
+        whole: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ):
         """Wrap a model; its weights are read at each call, so that training needs no copy.
 
         Args:
@@ -39,20 +47,25 @@ class TransformersEngine:
             eos_ids: tokens that end a response; none for responses of full length.
             rows: sequences sampled at once at most; it bounds memory, results do not depend on it
                 (up to rounding in matrix products of other sizes).
+            whole: around sampling, where weights are shared out to several processes otherwise.
 
         Raises:
             ValueError: rows is not positive.
         """
         if rows < 1:
             raise ValueError(f"rows is {rows}; at least 1 is allowed")
-        self.model, self.pad_id, self.rows = model, pad_id, rows
+        self.model, self.pad_id, self.rows, self.whole = model, pad_id, rows, whole
         self.eos_ids = torch.tensor(eos_ids, dtype=torch.long, device=model.device)
         accepted = inspect.signature(model.forward).parameters
         self._options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
 
     @torch.no_grad()
     def generate(
-        self, prompts: list[list[int]], sampling: Sampling, generator: torch.Generator
+        self,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        generator: torch.Generator,
+        share: Share | None = None,
     ) -> Rollouts:
         """Sample responses; see `Engine.generate`.
 
@@ -63,16 +76,23 @@ class TransformersEngine:
         device, limit = self.model.device, sampling.max_tokens
         count = len(prompts) * sampling.samples
         # Drawn for all rows at once: a row's numbers depend on nothing that happens to others.
+        total = share.total if share else len(prompts)
         uniform = torch.rand(
-            (count, limit), generator=generator, device=generator.device, dtype=torch.float64
-        ).to(device)
+            (total, sampling.samples, limit),
+            generator=generator,
+            device=generator.device,
+            dtype=torch.float64,
+        )
+        if share and share.places != list(range(total)):
+            uniform = uniform[share.places]
+        uniform = uniform.flatten(0, 1).to(device)
         responses = _Responses(
             tokens=torch.full((count, limit), self.pad_id, device=device),
             logprobs=torch.zeros((count, limit), device=device),
             lengths=torch.zeros(count, dtype=torch.long, device=device),
             ended=torch.zeros(count, dtype=torch.bool, device=device),
         )
-        with _evaluating(self.model):
+        with self.whole(), _evaluating(self.model):
             for chosen, samples in _batches([len(p) for p in prompts], sampling.samples, self.rows):
                 first = torch.tensor(chosen, device=device)[:, None] * sampling.samples
                 rows = (first + torch.tensor(samples, device=device)).flatten()
@@ -105,12 +125,7 @@ class TransformersEngine:
             )
 
     def _pad(self, prompts: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Left-padded ids [p, P] and their mask."""
-        width = max(map(len, prompts))
-        ids = [[self.pad_id] * (width - len(prompt)) + prompt for prompt in prompts]
-        mask = [[False] * (width - len(prompt)) + [True] * len(prompt) for prompt in prompts]
-        device = self.model.device
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        return left_padded(prompts, self.pad_id, self.model.device)
 
     def _sample(
         self,
