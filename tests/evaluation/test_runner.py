@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from aent.checksums import write_checksums
 from aent.config import Setting
 from aent.evaluation import runner
 from aent.evaluation.model import RolloutModel, SampledResponse
@@ -167,9 +168,11 @@ def test_replaced_weights_are_not_answered_from_a_cache(model_dir, problem_file,
     try:
         changed = {name: -value for name, value in load_file(weights).items()}
         save_file(changed, weights, metadata={"format": "pt"})
+        write_checksums(model_dir)  # as training would, had it saved these weights
         assert not _evaluate(model_dir, problem_file, tmp_path)[1].equals(first[1])
     finally:
         weights.write_bytes(before)
+        write_checksums(model_dir)
 
 
 def test_scores_do_not_depend_on_the_company(model_dir, problem_file, tmp_path):
