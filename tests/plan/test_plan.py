@@ -12,6 +12,7 @@ from aent.config import load, parse
 from aent.config.model import Shape
 from aent.plan import PlanError, assume, make_plan, plan_table, render
 from aent.plan.cost import tokens_a_step, update_flops
+from aent.plan.memory import estimate_memory
 from aent.plan.shape import parameters, read_shape, shape_of
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,20 @@ def test_weights_gradients_and_optimiser_are_float32(plan):
     memory = row(plan, "a/grpo/seed0").memory
     assert memory.weights == memory.gradients == memory.optimizer // 2
     assert memory.peak == memory.resident + max(memory.moments.values())
+
+
+def test_vllm_takes_its_share_of_the_gpu(plan):
+    run = row(plan, "a/grpo/seed0").run
+    shape = shape_of(PAPER, "qwen2.5-math-1.5b")
+    engine = run.setting.rollout.engine
+    assert (engine.kind, engine.memory_fraction, engine.sleep) == ("vllm", 0.4, True)
+    assert row(plan, "a/grpo/seed0").memory.cache == 0.4 * 80e9
+    awake = engine.model_copy(update={"sleep": False})
+    rollout = run.setting.rollout.model_copy(update={"engine": awake})
+    setting = run.setting.model_copy(update={"rollout": rollout})
+    memory = estimate_memory(run.model_copy(update={"setting": setting}), shape, gpu_bytes=80e9)
+    assert (memory.cache, memory.standing) == (0, 0.4 * 80e9)
+    assert memory.resident == row(plan, "a/grpo/seed0").memory.resident + memory.standing
 
 
 def test_what_does_not_fit_is_told_once_with_a_remedy(plan):

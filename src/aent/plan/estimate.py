@@ -115,11 +115,12 @@ def plan_run(config: Config, run: Run, problems: int) -> RunPlan:
     samples = evaluation_samples(run, problems)
     on_gpus = run.setting.trainer.device == "cuda"
     checkpoints, states = disk_bytes(run, shape)
+    smallest = min((gpu.memory_gb for gpu in assumed.gpus.values()), default=0.0)
     return RunPlan(
         run=run,
         parameters=parameters(shape) + (transformer_parameters(shape) if run.method.critic else 0),
         tokens=tokens_a_step(run, assumed),
-        memory=estimate_memory(run, shape),
+        memory=estimate_memory(run, shape, gpu_bytes=smallest * GB),
         hours={
             name: gpu_hours(run, shape, gpu, assumed, samples) for name, gpu in assumed.gpus.items()
         }
@@ -190,7 +191,9 @@ def _too_large(rows: list[RunPlan], assumed: Assumptions) -> list[str]:
 
 def _remedy(row: RunPlan, moment: str) -> str:
     first = {
-        "sampling": "Lower rollout.rows",
+        "sampling": "Lower rollout.engine.memory_fraction"
+        if row.run.setting.rollout.engine.kind == "vllm"
+        else "Lower rollout.rows",
         "backward pass": "Lower trainer.micro_batch_tokens, or set gradient_checkpointing",
         "optimiser": "Lower the model's share of a GPU",
     }[moment]

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 
 from aent.config import Run
+from aent.config.engine import VllmEngine
 from aent.config.model import Shape
 from aent.plan.shape import layer_parameters, parameters, transformer_parameters
 
@@ -33,16 +34,19 @@ class Memory:
     head: int
     """Tiles of logits and the gradient of the output embedding."""
     cache: int
-    """Keys and values in sampling, as far as the buffers grow, and one layer's repeated heads."""
+    """Keys and values in sampling, as far as the buffers grow, and one layer's repeated heads; of
+    vLLM, its share of the GPU, weights included."""
     sampling: int
     """Logits, random numbers, prefill, and the gathered weights of FSDP2."""
     step: int
     """Temporaries of the optimiser."""
+    standing: int = 0
+    """What vLLM holds at every moment because it does not sleep."""
 
     @property
     def resident(self) -> int:
         """What stands at every moment."""
-        return self.weights + self.gradients + self.optimizer
+        return self.weights + self.gradients + self.optimizer + self.standing
 
     @property
     def moments(self) -> dict[str, int]:
@@ -88,9 +92,22 @@ class _Scene:
         return self.micro_rows * self.length
 
 
-def estimate_memory(run: Run, shape: Shape) -> Memory:
-    """Peak memory of one process: one GPU, or the run itself on a CPU."""
+def estimate_memory(run: Run, shape: Shape, gpu_bytes: float = 0.0) -> Memory:
+    """Peak memory of one process: one GPU, or the run itself on a CPU.
+
+    Args:
+        run: the run.
+        shape: its model's.
+        gpu_bytes: memory of the GPU, of which vLLM takes the configured share.
+    """
     scene = _scene(run, shape)
+    engine = run.setting.rollout.engine
+    if isinstance(engine, VllmEngine):
+        taken = int(engine.memory_fraction * gpu_bytes) if engine.mode == "colocate" else 0
+        cache, standing = (taken, 0) if engine.sleep else (0, taken)
+        sampling = _kept(scene) + _gathered(scene)
+    else:
+        cache, standing, sampling = _cache(scene), 0, _sampling(scene)
     trained = parameters(shape) + (transformer_parameters(shape) if scene.critic else 0)
     own = math.ceil(trained / (scene.processes if scene.sharded else 1))
     return Memory(
@@ -99,9 +116,10 @@ def estimate_memory(run: Run, shape: Shape) -> Memory:
         optimizer=FLOAT * MOMENTS * own,
         activations=_activations(scene),
         head=_head(scene),
-        cache=_cache(scene),
-        sampling=_sampling(scene),
+        cache=cache,
+        sampling=sampling,
         step=FLOAT * own,
+        standing=standing,
     )
 
 
@@ -195,13 +213,21 @@ def _cache(scene: _Scene) -> int:
     return shape.layers * layer + layer // 2 + (repeated if shape.kv_heads != shape.heads else 0)
 
 
+def _kept(scene: _Scene) -> int:
+    """A random number, a token and its log-probability for each place; the prompt's mask."""
+    response = scene.length - scene.prompt
+    return scene.sequences * response * (2 * INTEGER + FLOAT) + scene.rows * scene.length * INTEGER
+
+
+def _gathered(scene: _Scene) -> int:
+    """Weights that FSDP2 gathers, to sample with or to send to vLLM."""
+    unit = HALF if scene.half else FLOAT
+    return unit * parameters(scene.shape) if scene.sharded else 0
+
+
 def _sampling(scene: _Scene) -> int:
     shape = scene.shape
     unit = HALF if scene.half and scene.sharded else FLOAT
     logits = 2 * FLOAT * scene.rows * shape.vocabulary
-    response = scene.length - scene.prompt
-    # A random number, a token and its log-probability for each place; the prompt's mask.
-    kept = scene.sequences * response * (2 * INTEGER + FLOAT) + scene.rows * scene.length * INTEGER
     prefill = scene.prompts * scene.prompt * unit * (3 * shape.intermediate + 4 * shape.hidden)
-    gathered = unit * parameters(shape) if scene.sharded else 0
-    return logits + kept + prefill + gathered
+    return logits + _kept(scene) + prefill + _gathered(scene)
