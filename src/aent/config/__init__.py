@@ -23,6 +23,7 @@ from aent.config.model import Model, PretrainedModel, ScratchModel
 from aent.config.plan import Assumptions
 from aent.config.setting import Setting
 from aent.config.size import printable, size_problem
+from aent.logs import discreet
 
 # Folders under results/ that a setting's name must not shadow.
 FOLDERS = {"problems", "models", "mdp", "tables", "figures", "mlflow", "logs", "benchmarks"}
@@ -380,7 +381,7 @@ def describe(error: ValidationError, where: str) -> str:
         given = problem["input"]
         shown = "" if problem["type"] == "missing" or not key else f" (given: {given!r:.200})"
         lines.append(f"{where}: {key + ': ' if key else ''}{message}{shown}")
-    return "\n".join(lines)
+    return discreet("\n".join(lines))  # a URI's password is refused, and not repeated
 
 
 def _known(key: str, names: list[str], allowed: Any) -> list[str]:
