@@ -10,15 +10,19 @@ import torch
 
 from aent.config.method import FullSpace, MinP, Nucleus, RankFraction, TopK
 from aent.entropy import token_statistics
+from aent.entropy.rows import TorchRows
 from aent.entropy.tiles import Tiles, default_tiles
 
-SMALL_TILES = Tiles(rows=9, tokens=11, vocabulary=100, selected=3000, cached=2000)
+SMALL_TILES = Tiles(rows=9, tokens=11, vocabulary=100, cached=2000)
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["partitioned", "narrowed"])
+@pytest.fixture(autouse=True, params=["compiled", "torch"])
 def way(request, monkeypatch):
-    """Both ways in which a CPU cuts rows at a rank, whatever this processor prefers."""
-    monkeypatch.setattr("aent.entropy.reduction.PARTITIONS_FAST", request.param)
+    """Both ways in which rows are worked on, on the CPU that is here."""
+    if request.param == "torch":
+        monkeypatch.setattr(
+            "aent.entropy.statistics.rows_for", lambda device, dtype, scale: TorchRows(scale)
+        )
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0], ids=["flat", "random", "peaked"])
@@ -200,7 +204,7 @@ def test_narrow_sums_are_not_rounded_between_tiles(plain):
     """Many tiles of bfloat16 give the gradient of one, though their products cancel."""
     hidden, weight, targets = plain.make(200, 4000, 16, 2.0)
     weight += 3.0  # a common part, whose gradient is nil in sum
-    one = Tiles(rows=200, tokens=200, vocabulary=4000, selected=1 << 20, cached=1 << 18)
+    one = Tiles(rows=200, tokens=200, vocabulary=4000, cached=1 << 18)
     grads = []
     for tiles in (one, dataclasses.replace(one, tokens=8, vocabulary=40)):
         leaves = [t.bfloat16().requires_grad_() for t in (hidden, weight)]

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from aent.entropy.reduction import Saved
-from aent.entropy.tiles import LN2, Tiles, spans
-
-STEEP = 1e30
-"""Turns the smallest difference of two scores into more than 1."""
+from aent.entropy.rows import LN2
+from aent.entropy.tiles import Tiles, spans
 
 WIDENED = 2048
 """Terms of a narrow product that are widened to float32 at once."""
@@ -82,35 +80,21 @@ class LogitGradient(NamedTuple):
             share=saved.share,
         )
 
-    def replace(self, scores: Tensor, at: slice, scratch: Tensor) -> None:
-        """Replace scores, [R, W], by the gradients of their logits, `onehot` aside.
+    def part(self, at: slice) -> LogitGradient:
+        """Those of some of the tokens."""
 
-        Args:
-            scores: Scores of the tokens `at` in a tile of the vocabulary.
-            at: The tokens.
-            scratch: [2, at least R * W] room for two more matrices.
-        """
-        first, second = (row[: scores.numel()].view(scores.shape) for row in scratch)
-        factor = self.constant[at]
-        if self.kept_constant is not None:
-            weights = self._weights(scores, at, second)
-            if self.kept_linear is not None:
-                torch.mul(scores, self.kept_linear[at], out=first)
-                factor = first.add_(self.kept_constant[at]).mul_(weights).add_(factor)
-            else:
-                factor = torch.mul(weights, self.kept_constant[at], out=first).add_(factor)
-        if self.linear is not None:
-            factor = torch.mul(scores, self.linear[at], out=second).add_(factor)
-        scores.exp2_().mul_(factor)
+        def cut(field: Tensor | None) -> Tensor | None:
+            return None if field is None else field[at]
 
-    def _weights(self, scores: Tensor, at: slice, out: Tensor) -> Tensor:
-        """Weight of each token in the space: 0, 1, or the share on the threshold."""
-        threshold, share = self.threshold[at], self.share[at]
-        # Telling costs a device a wait: there every tie is treated as divided.
-        if scores.is_cpu and bool((share == 1.0).all()):
-            return torch.ge(scores, threshold, out=out)
-        torch.sub(scores, threshold, out=out)
-        return torch.add(share, out, alpha=STEEP, out=out).clamp_(0.0, 1.0)
+        return LogitGradient(
+            constant=self.constant[at],
+            linear=cut(self.linear),
+            kept_constant=cut(self.kept_constant),
+            kept_linear=cut(self.kept_linear),
+            onehot=cut(self.onehot),
+            threshold=self.threshold[at],
+            share=self.share[at],
+        )
 
     def at_targets(self, targets: Tensor, columns: slice) -> tuple[Tensor, Tensor] | None:
         """Where in a tile the targets are, and what their logits' gradients have in addition.

@@ -1,301 +1,232 @@
-"""The k-th smallest value of every row, and how many values lie above it and on it.
+"""Where a row's token space ends: compiled kernels that find a rank, or a share of the mass.
 
-Exact on every device. On a CPU all rows of a chunk are narrowed together: a sorted strided sample
-gives a first guess of the value and how densely values lie there, two Newton steps bracket the
-rank within a few per cent of the row, and only the candidates inside are sorted. Counting a row
-three times costs about a tenth of partitioning it. Other devices sort with torch, without a copy
-to the host.
+A rank is bracketed: values below a pivot are counted, which costs a few per cent of sorting them,
+and the next pivot is guessed from the count, until so few candidates are left that each can be
+tried. The result is exact whatever the guesses; bad ones end in a bisection over the 2^32 numbers.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
-
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
-SAMPLE = 256
-"""Values of a row that are sorted to bracket a rank."""
+from aent.entropy.kernels import BLOCK, ONE, ZERO, Floats, compiled, exp2, sum_block
 
-MIN_SAMPLED_ROW = 2048
-"""Shorter rows are partitioned whole: a sample would save nothing."""
+FEW = 128
+"""Candidates among which a rank is looked up directly."""
+GUESSES = 12
+"""Pivots guessed from how values lie before the search bisects."""
+SKIP = 64
+"""Values that are looked at together while candidates are gathered."""
 
+Counts = NDArray[np.int64]
 
-_FEATURES = importlib.import_module("numpy._core._multiarray_umath").__cpu_features__
-PARTITIONS_FAST: bool = _FEATURES.get("AVX512_SPR", False)
-"""Whether numpy partitions in about 1 ns a value: Intel's AVX-512. Elsewhere, also on other
-processors that have AVX-512, it takes up to 7 ns, and narrowing a rank takes 2. The features are
-those that `np.show_runtime()` prints."""
-
-
-class Ranked(NamedTuple):
-    """Where a rank falls in each row; all of shape [R]."""
-
-    value: Tensor
-    """The value of that rank."""
-    above: Tensor
-    """Values of the row that are greater (int64)."""
-    tied: Tensor
-    """Values of the row that are equal, the ranked one among them (int64)."""
+_SIGN_SHIFT, _MAGNITUDE = np.int32(31), np.int32(0x7FFFFFFF)
 
 
-class Cut(NamedTuple):
-    """A token space of each row; all of shape [R], in the scores' dtype."""
-
-    threshold: Tensor
-    """Tokens with a greater score are in the space, with a smaller one outside."""
-    share: Tensor
-    """Weight in (0, 1] of each token whose score equals the threshold."""
-    places: Tensor
-    """Places that the tokens on the threshold share: `share` times their number."""
+@compiled
+def _count_below(row: Floats, pivot: np.float32) -> int:
+    """Count values below a pivot: in float32, exact up to 2^24, and faster than in integers."""
+    count = ZERO
+    for column in range(row.shape[0]):
+        count += ONE if row[column] < pivot else ZERO
+    return int(count)
 
 
-def partitioned_cut(scores: Tensor, rank: int, workspace: Tensor) -> Cut:
-    """Tell where rows that numpy has partitioned were cut.
+@compiled
+def _key(value: np.float32) -> np.int32:
+    """Integer of a float32 that is ordered as the numbers are; its own inverse on the bits."""
+    bits = np.float32(value).view(np.int32)
+    return bits ^ ((bits >> _SIGN_SHIFT) & _MAGNITUDE)
+
+
+@compiled
+def _halfway(low: np.float32, high: np.float32) -> np.float32:
+    """Float32 half-way between two others, counted in representable numbers."""
+    middle = np.int32((np.int64(_key(low)) + np.int64(_key(high))) >> 1)
+    return np.int32(middle ^ ((middle >> _SIGN_SHIFT) & _MAGNITUDE)).view(np.float32)
+
+
+@compiled
+def _moments(row: Floats) -> tuple[float, float]:
+    """Mean and standard deviation, roughly."""
+    total, squares = ZERO, ZERO
+    for column in range(row.shape[0]):
+        value = row[column]
+        total += value
+        squares += value * value
+    mean = total / row.shape[0]
+    return mean, np.sqrt(max(squares / row.shape[0] - mean * mean, 0.0))
+
+
+@compiled
+def _next_pivot(
+    pivot: np.float32,
+    missing: float,
+    pace: float,
+    low: np.float32,
+    high: np.float32,
+    held: int,
+) -> np.float32:
+    """Guess a value a little beyond a rank, so that a bracket closes around it.
+
+    Until both ends of the bracket are known, by Newton's method with the assumed density; then by
+    interpolation between them.
 
     Args:
-        scores: [R, V] on a CPU, the `rank` smallest scores of each row in front.
-        rank: From 1 to V - 1.
-        workspace: [1, at least R * V] bool, overwritten.
-
-    Returns:
-        The space of the scores from the rank on.
+        pivot: The last guess.
+        missing: Values between the last guess (the bracket's lower end, once both are known) and
+            the rank.
+        pace: Assumed distance of two neighbouring values.
+        low: Lower end of the bracket.
+        high: Upper end of the bracket.
+        held: Values in the bracket.
     """
-    rows = scores.detach().numpy()
-    equal = workspace[0, : rows.size].numpy().reshape(rows.shape)
-    threshold = rows[:, rank].copy()
-    with _unbuffered():
-        np.equal(rows, threshold[:, None], out=equal)
-    tied = count_true(equal)
-    places = np.ones_like(tied)
-    for row in np.flatnonzero(tied > 1):
-        places[row] = np.count_nonzero(equal[row, rank:])
-    parts = (threshold, places / tied, places)
-    return Cut(*(torch.from_numpy(part).to(scores.dtype) for part in parts))
+    if np.isfinite(low) and np.isfinite(high):
+        place = missing
+        margin = np.sqrt(held) + 4.0
+        place += margin if 2.0 * place < held else -margin
+        return np.float32(low + (high - low) * (place / held))
+    margin = 0.1 * abs(missing) + 2.0 * np.sqrt(abs(missing)) + 8.0
+    return np.float32(pivot + (missing + (margin if missing > 0 else -margin)) * pace)
 
 
-def kth_smallest(values: Tensor, rank: int, workspace: Tensor | None = None) -> Ranked:
-    """Return the value of a rank in each row.
+@compiled
+def _gather(row: Floats, low: np.float32, high: np.float32, candidates: Floats) -> int:
+    """Copy the values in [low, high) to the front of `candidates`; returns how many there are.
 
-    Args:
-        values: [R, V] float32 or float64, finite.
-        rank: Rank counted from 0 (the smallest) to V - 1.
-        workspace: [2, at least R * V] bool that may be overwritten: fresh memory a call would
-            cost as much as the counting.
-
-    Returns:
-        Value, values above and values tied, each [R].
-
-    Raises:
-        ValueError: The rank is not in a row.
+    Needs room for one more value than there are.
     """
-    size = values.shape[1]
-    if not 0 <= rank < size:
-        raise ValueError(f"rank {rank} is outside a row of {size} values")
-    if values.device.type != "cpu":
-        return sorted_rank(values, rank)
-    if workspace is None:
-        workspace = torch.empty((2, values.numel()), dtype=torch.bool)
-    with _unbuffered():
-        if size < MIN_SAMPLED_ROW:
-            value, below, tied = partitioned_rank(values.detach().numpy(), rank)
+    held, last = 0, candidates.shape[0] - 1
+    size = row.shape[0]
+    whole = size // SKIP * SKIP
+    for start in range(0, whole, SKIP):
+        inside = ZERO
+        for column in range(SKIP):
+            value = row[start + column]
+            inside += (ONE if value < high else ZERO) - (ONE if value < low else ZERO)
+        if inside > 0:
+            for column in range(SKIP):
+                value = row[start + column]
+                candidates[held] = value
+                held = min(held + ((value >= low) & (value < high)), last)
+    for column in range(whole, size):
+        value = row[column]
+        candidates[held] = value
+        held = min(held + ((value >= low) & (value < high)), last)
+    return held
+
+
+@compiled
+def _rank_row(
+    row: Floats, rank: int, guess: float, pace: float, candidates: Floats
+) -> tuple[np.float32, int, int]:
+    """Value of a rank of a row, values below it and values tied with it."""
+    low, high = np.float32(-np.inf), np.float32(np.inf)
+    below_low, below_high = 0, row.shape[0]
+    pivot = np.float32(guess)
+    guesses = 0
+    while below_high - below_low > FEW:
+        if guesses == GUESSES or not low < pivot < high:
+            pivot = _halfway(low, high)
+            if not low < pivot < high:  # neighbours: nothing but `low` lies between them
+                return low, below_low, below_high - below_low
         else:
-            value, below, tied = narrowed_rank(values.detach().numpy(), rank, workspace.numpy())
-    return Ranked(
-        torch.from_numpy(value), torch.from_numpy(size - below - tied), torch.from_numpy(tied)
-    )
+            guesses += 1
+        below = _count_below(row, pivot)
+        if below <= rank:
+            low, below_low = pivot, below
+        else:
+            high, below_high = pivot, below
+        bracketed = np.isfinite(low) and np.isfinite(high)
+        missing = rank + 0.5 - (below_low if bracketed else below)
+        pivot = _next_pivot(pivot, missing, pace, low, high, below_high - below_low)
+    held = _gather(row, low, high, candidates)
+    candidates[held:] = np.inf
+    for index in range(held):
+        value = candidates[index]
+        below = below_low + _count_below(candidates, value)
+        tied = 0
+        for other in range(held):
+            tied += candidates[other] == value
+        if below <= rank < below + tied:
+            return value, below, tied
+    return np.float32(np.nan), 0, 1  # a NaN in the row hides ranks
 
 
-def descending(values: Tensor, least: Tensor) -> Tensor:
-    """Sort the values of each row that are not below a least one, the largest first.
+@compiled
+def rank_rows(
+    scores: Floats,
+    rank: int,
+    deviations: float,
+    spread: float,
+    value: Floats,
+    above: Counts,
+    tied: Counts,
+) -> None:
+    """Find the value of a rank in each row.
 
-    Args:
-        values: [R, V], finite.
-        least: [R].
-
-    Returns:
-        [R, W], rows that hold fewer than W values filled with -inf. On a CPU, W is the largest
-        number of values in a row, which is few where a policy is peaked; on other devices, V.
-    """
-    if values.device.type != "cpu":
-        return torch.sort(values, dim=1, descending=True).values
-    rows = values.detach().numpy()
-    with _unbuffered():
-        candidates = rows >= least.numpy()[:, None]
-    table = _table(rows, candidates, count_true(candidates), sign=-1)
-    table.sort(axis=1)
-    return torch.from_numpy(-table)
-
-
-def sorted_rank(values: Tensor, rank: int) -> Ranked:
-    """`kth_smallest` with torch alone: the tensors stay on their device."""
-    column = torch.sort(values, dim=1).values[:, rank : rank + 1].clone()
-    return Ranked(column[:, 0], (values > column).sum(1), (values == column).sum(1))
-
-
-def partitioned_rank(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Partition every row.
-
-    Args:
-        values: [R, V].
-        rank: Rank counted from 0.
-
-    Returns:
-        Value, values below and values tied of each row, each [R].
-    """
-    value = np.partition(values, rank, axis=1)[:, rank].copy()
-    below, tied = values < value[:, None], values == value[:, None]
-    return value, count_true(below), count_true(tied)
-
-
-def narrowed_rank(
-    values: np.ndarray, rank: int, workspace: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Narrow a bracket of the rank in all rows at once.
+    The first guess takes the row for normally distributed; how far it is off costs time only.
 
     Args:
-        values: [R, V], rows of at least `MIN_SAMPLED_ROW`.
-        rank: Rank counted from 0.
-        workspace: [2, at least R * V] bool, overwritten.
-
-    Returns:
-        Value, values below and values tied of each row, each [R].
+        scores: [R, V], V up to 2^24.
+        rank: Rank counted from 0, the smallest value, to V - 1.
+        deviations: Standard deviations between the mean and that rank in a normal distribution.
+        spread: Standard deviations between two neighbouring values there.
+        value: [R], written.
+        above: [R] int64, written: values that are greater.
+        tied: [R] int64, written: values that are equal.
     """
-    below_first, candidates = (part[: values.size].reshape(values.shape) for part in workspace)
-    bracket = _Bracket(values, rank)
-    guess, pace = _sample_quantile(values, rank)
-    missing = bracket.probe(guess, candidates)
-    first = (guess + missing * pace).astype(values.dtype)
-    missing = bracket.probe(first, below_first)
-    margin = 0.3 * np.abs(missing) + 2.0 * np.sqrt(np.abs(missing)) + 8.0
-    second = (first + (missing + np.copysign(margin, missing)) * pace).astype(values.dtype)
-    bracket.probe(second, candidates)
-    np.bitwise_xor(below_first, candidates, out=candidates)
-    low, high = np.minimum(first, second), np.maximum(first, second)
-    between = (low == bracket.low) & (high == bracket.high)
-    for row in np.flatnonzero(~between | bracket.crowded()):
-        bracket.finish(int(row), float(pace[row]))
-        candidates[row] = values[row] >= bracket.low[row]
-        candidates[row] &= values[row] < bracket.high[row]
-    value, below, tied = _rank_among(values, candidates, bracket)
-    for row in np.flatnonzero(bracket.crowded()):
-        alone = slice(row, row + 1)
-        value[alone], below[alone], tied[alone] = partitioned_rank(values[alone], rank)
-    return value, below, tied
+    candidates = np.empty(FEW + 1, np.float32)
+    size = scores.shape[1]
+    for index in range(scores.shape[0]):
+        row = scores[index]
+        mean, deviation = _moments(row)
+        found, below, equal = _rank_row(
+            row, rank, mean + deviations * deviation, spread * deviation, candidates
+        )
+        value[index] = found
+        above[index] = size - below - equal
+        tied[index] = equal
 
 
-class _Bracket:
-    """Two values a row, [low, high), between which the rank is known to lie."""
+@compiled
+def mass_rows(scores: Floats, mass: float, value: Floats, places: Counts, tied: Counts) -> None:
+    """Find where the smallest set of likeliest tokens that reaches a mass ends in each row.
 
-    def __init__(self, values: np.ndarray, rank: int) -> None:
-        rows, size = values.shape
-        self.values, self.rank, self.few = values, rank, max(size // 32, 64)
-        self.low, self.high = (np.full(rows, bound, values.dtype) for bound in (-np.inf, np.inf))
-        self.below_low, self.below_high = np.zeros(rows, np.int64), np.full(rows, size)
-
-    def probe(self, pivot: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Tighten the bracket by a pivot a row.
-
-        Args:
-            pivot: [R] values.
-            mask: [R, V] bool, set where a value lies below its row's pivot.
-
-        Returns:
-            [R], how many values the rank lies above the pivot (negative: below it).
-        """
-        np.less(self.values, pivot[:, None], out=mask)
-        below = count_true(mask)
-        raises = (below <= self.rank) & (pivot > self.low)
-        lowers = (below > self.rank) & (pivot < self.high)
-        np.copyto(self.low, pivot, where=raises)
-        np.copyto(self.below_low, below, where=raises)
-        np.copyto(self.high, pivot, where=lowers)
-        np.copyto(self.below_high, below, where=lowers)
-        return self.rank + 0.5 - below
-
-    def finish(self, row: int, pace: float) -> None:
-        """Narrow one row until its candidates are few, or its values too close to separate."""
-        values = self.values[row]
-        reach = 16.0
-        while self.below_high[row] - self.below_low[row] > self.few:
-            low, high = self.low[row], self.high[row]
-            if np.isfinite(low) and np.isfinite(high):
-                pivot = values.dtype.type(low + (high - low) / 2)
-            elif np.isfinite(low):
-                pivot = values.dtype.type(low + pace * (self.rank - self.below_low[row] + reach))
-            else:
-                pivot = values.dtype.type(high - pace * (self.below_high[row] - self.rank + reach))
-            reach *= 4.0
-            if not low < pivot < high:
-                return
-            below = np.count_nonzero(values < pivot)
-            if below <= self.rank:
-                self.low[row], self.below_low[row] = pivot, below
-            else:
-                self.high[row], self.below_high[row] = pivot, below
-
-    def crowded(self) -> np.ndarray:
-        """Rows whose bracket holds too many values for the table of candidates."""
-        return self.below_high - self.below_low > self.few
-
-
-def count_true(mask: np.ndarray) -> np.ndarray:
-    """Count each row's true values in a [R, V] mask; several times as fast as numpy's `axis=1`."""
-    rows, size = mask.shape
-    if size % 1024 or not mask.flags.c_contiguous:
-        return np.fromiter(map(np.count_nonzero, mask), np.int64, rows)
-    # Sum the bytes of 128 words in parallel, as 64-bit integers: none exceeds 128.
-    words = torch.from_numpy(mask.view(np.int64)).view(rows, size // 1024, 128).sum(2)
-    return words.numpy().view(np.uint8).sum(1, dtype=np.int64)
-
-
-@contextmanager
-def _unbuffered() -> Iterator[None]:
-    """Keep numpy from copying rows shorter than its buffer when it compares them with a column."""
-    before = np.setbufsize(1024)
-    try:
-        yield
-    finally:
-        np.setbufsize(before)
-
-
-def _sample_quantile(values: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Guess the rank's value in each row from a sample, and the mean gap of two values there."""
-    size = values.shape[1]
-    sample = np.sort(values[:, :: size // SAMPLE], axis=1)
-    count = sample.shape[1]
-    share = (rank + 0.5) / size
-    at = int(share * count)
-    reach = int(3.0 * np.sqrt(count * share * (1.0 - share))) + 2
-    low, high = max(at - reach, 0), min(at + reach, count - 1)
-    gap = (sample[:, high] - sample[:, low]) / ((high - low) * size / count)
-    return sample[:, at].copy(), gap
-
-
-def _rank_among(
-    values: np.ndarray, candidates: np.ndarray, bracket: _Bracket
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort the candidates, [R, V] true inside a row's bracket; crowded rows are left undefined."""
-    crowded = bracket.crowded()
-    candidates[crowded] = False
-    held = np.where(crowded, 0, bracket.below_high - bracket.below_low)
-    rank = np.where(crowded, 0, bracket.rank - bracket.below_low)
-    table = _table(values, candidates, held)
-    table.sort(axis=1)
-    value = np.take_along_axis(table, rank[:, None], axis=1)
-    below = bracket.below_low + np.count_nonzero(table < value, axis=1)
-    return value[:, 0], below, np.count_nonzero(table == value, axis=1)
-
-
-def _table(
-    values: np.ndarray, candidates: np.ndarray, held: np.ndarray, *, sign: int = 1
-) -> np.ndarray:
-    """Gather each row's candidates, `held` of them, times the sign: [R, W], filled with inf."""
-    table = np.full((len(values), max(held.max(), 1)), np.inf, dtype=values.dtype)
-    chosen = values.ravel()[np.flatnonzero(candidates)]
-    table[np.arange(table.shape[1]) < held[:, None]] = chosen if sign == 1 else -chosen
-    return table
+    Args:
+        scores: [R, V].
+        mass: Share of the row's probability, below 1.
+        value: [R], written: the least likely score of the set.
+        places: [R] int64, written: tokens of that score that the set has room for.
+        tied: [R] int64, written: tokens of that score.
+    """
+    size = scores.shape[1]
+    candidates = np.empty(size + 1, np.float32)
+    for index in range(scores.shape[0]):
+        row = scores[index]
+        total = 0.0
+        for start in range(0, size, BLOCK):
+            total += float(sum_block(row[start : start + BLOCK], ZERO)[0])
+        # Tokens below an even share of the rest weigh less than the rest together: the set needs
+        # none of them. A little less, for rounding.
+        light = np.float32(np.log2(total * (1.0 - mass) / size) - 1e-3)
+        held = _gather(row, light, np.float32(np.inf), candidates)
+        if held == 0:  # a NaN in the row hides its masses
+            value[index], places[index], tied[index] = np.float32(np.nan), 1, 1
+            continue
+        ordered = np.sort(candidates[:held])
+        last, reached = held, 0.0
+        while last > 0 and reached < mass * total:
+            last -= 1
+            reached += float(exp2(ordered[last]))
+        edge = ordered[last]
+        first = last
+        while first > 0 and ordered[first - 1] == edge:
+            first -= 1
+        end = last
+        while end + 1 < held and ordered[end + 1] == edge:
+            end += 1
+        value[index] = edge
+        places[index] = end - last + 1
+        tied[index] = end - first + 1

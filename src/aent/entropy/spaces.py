@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aent.config.method import FullSpace, MinP, Nucleus, RankFraction, Space, TopK
-from aent.entropy.selection import Cut, descending, kth_smallest
+from aent.entropy.rows import Cut, Rows
 
 
 def is_whole(space: Space, size: int) -> bool:
@@ -28,22 +28,13 @@ def is_whole(space: Space, size: int) -> bool:
     return isinstance(space, FullSpace)
 
 
-def rank_of(space: Space, size: int) -> int | None:
-    """Number of tokens that a space drops whatever the policy; None where that depends on it."""
-    if is_whole(space, size):
-        return None
-    if isinstance(space, RankFraction):
-        return int(space.drop * size)
-    return size - space.k if isinstance(space, TopK) else None
-
-
-def cut(space: Space, scores: Tensor, workspace: Tensor | None = None) -> Cut | None:
+def cut(space: Space, scores: Tensor, rows: Rows) -> Cut | None:
     """Find the token space of each row.
 
     Args:
         space: Token space.
         scores: [R, V] base-2 logarithms of the probabilities, up to a constant a row.
-        workspace: [2, at least R * V] bool that may be overwritten.
+        rows: How rows are worked on.
 
     Returns:
         The cut, or None where the space is the whole vocabulary.
@@ -51,30 +42,15 @@ def cut(space: Space, scores: Tensor, workspace: Tensor | None = None) -> Cut | 
     size = scores.shape[1]
     if is_whole(space, size):
         return None
-    if (rank := rank_of(space, size)) is not None:
-        ranked = kth_smallest(scores, rank, workspace)
-        places = (size - rank - ranked.above).to(scores.dtype)
-        return Cut(ranked.value, places / ranked.tied, places)
+    if isinstance(space, RankFraction):
+        return rows.drop(scores, int(space.drop * size))
+    if isinstance(space, TopK):
+        return rows.drop(scores, size - space.k)
     if isinstance(space, Nucleus):
-        return _keep_mass(scores, space.mass)
+        return rows.keep(scores, space.mass)
     if isinstance(space, MinP):
         return _keep_above(scores, math.log2(space.epsilon))
     raise TypeError(f"unknown token space {space!r}")
-
-
-def _keep_mass(scores: Tensor, mass: float) -> Cut:
-    """Keep the smallest set of most likely tokens whose probability reaches `mass`."""
-    total = torch.exp2(scores).sum(1, dtype=torch.float64)
-    # Tokens below an even share of the rest weigh less than the rest together: the set needs none
-    # of them. A little less, for rounding.
-    light = torch.log2(total * ((1.0 - mass) / scores.shape[1])) - 1e-3
-    ordered = descending(scores, light.to(scores.dtype))
-    reached = torch.exp2(ordered).cumsum(1, dtype=torch.float64)
-    kept = (reached < mass * total[:, None]).sum(1, keepdim=True) + 1
-    threshold = torch.gather(ordered, 1, kept - 1)
-    places = (kept - (ordered > threshold).sum(1, keepdim=True))[:, 0].to(scores.dtype)
-    tied = (ordered == threshold).sum(1)
-    return Cut(threshold[:, 0], places / tied, places)
 
 
 def _keep_above(scores: Tensor, threshold: float) -> Cut:

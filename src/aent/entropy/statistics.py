@@ -25,9 +25,10 @@ from torch.autograd.function import once_differentiable
 
 from aent.config.method import FullSpace, Space
 from aent.entropy.gradients import GradientSums, LogitGradient
-from aent.entropy.reduction import Reduction, Saved
+from aent.entropy.reduction import Saved, reduce_rows
+from aent.entropy.rows import LN2, rows_for
 from aent.entropy.spaces import is_whole
-from aent.entropy.tiles import LN2, Scores, Tiles, default_tiles, spans
+from aent.entropy.tiles import Head, Parts, Tiles, default_tiles, spans
 
 MIN_TOKENS = 8
 """Fewer tokens are padded: see `spans`."""
@@ -128,6 +129,12 @@ def _check(
             )
 
 
+def _sums(hidden: Tensor, temperature: float) -> tuple[torch.dtype, float]:
+    """Dtype in which rows are summed, and what turns a logit into bits of score."""
+    wide = hidden.dtype in (torch.float32, torch.float64)
+    return hidden.dtype if wide else torch.float32, 1.0 / (LN2 * temperature)
+
+
 class _TokenStatistics(torch.autograd.Function):
     """The fused operation; see the module's docstring."""
 
@@ -143,18 +150,16 @@ class _TokenStatistics(torch.autograd.Function):
         tiles: Tiles,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        head = Scores(hidden, weight, bias, temperature)
         count, size = hidden.shape[0], weight.shape[0]
-        saved = Saved(*(hidden.new_empty(count, dtype=head.dtype) for _ in Saved._fields))
+        dtype, scale = _sums(hidden, temperature)
+        head = Head(hidden, weight, bias, tiles.rows, size)
+        rows, parts = rows_for(hidden.device, dtype, scale), Parts(tiles, dtype)
+        saved = Saved(*(hidden.new_empty(count, dtype=dtype) for _ in Saved._fields))
         logprob = torch.empty_like(saved.entropy)
-        reduction = Reduction(head, space, tiles)
-        buffer = head.buffer(min(tiles.rows, count), size)
         for chunk in spans(count, tiles.rows):
-            tile = head.tile(chunk, slice(0, size), buffer)
-            for part in spans(len(tile), reduction.part_rows):
+            for part, logits in parts(head.tile(chunk, slice(0, size))):
                 at = slice(chunk.start + part.start, chunk.start + part.stop)
-                chosen, reduced = reduction.reduce(tile[part], targets[at])
-                logprob[at] = chosen * LN2 - reduced.log_total
+                logprob[at], reduced = reduce_rows(rows, logits, targets[at], space)
                 for field, value in zip(saved, reduced, strict=True):
                     field[at] = value
         ctx.save_for_backward(hidden, weight, bias, targets, *saved)
@@ -169,28 +174,23 @@ class _TokenStatistics(torch.autograd.Function):
         if all(grad is None for grad in grads):
             return (None,) * 7
         saved = Saved(*fields)
-        head = Scores(hidden, weight, bias, ctx.temperature)
-        gradient = LogitGradient.of(saved, grads, temperature=ctx.temperature, whole=ctx.whole)
-        sums = GradientSums(hidden, weight, ctx.needs_input_grad[:3], ctx.tiles, head.dtype)
         count, size, tiles = len(hidden), len(weight), ctx.tiles
-        height, width = min(tiles.tokens, count), min(tiles.vocabulary, size)
-        buffer = head.buffer(height, width)
-        step = min(max(1, tiles.cached // width), height)
-        scratch = hidden.new_empty((3, step * width), dtype=head.dtype)
-        shift = saved.shift[:, None]
+        dtype, scale = _sums(hidden, ctx.temperature)
+        head = Head(hidden, weight, bias, tiles.tokens, tiles.vocabulary)
+        rows, parts = rows_for(hidden.device, dtype, scale), Parts(tiles, dtype)
+        gradient = LogitGradient.of(saved, grads, temperature=ctx.temperature, whole=ctx.whole)
+        sums = GradientSums(hidden, weight, ctx.needs_input_grad[:3], tiles, dtype)
         for columns in spans(size, tiles.vocabulary):
             chosen = gradient.at_targets(targets, columns)
             for chunk in spans(count, tiles.tokens):
-                tile = head.tile(chunk, columns, buffer)
-                for part in spans(len(tile), step):
+                tile = head.tile(chunk, columns)
+                for part, logits in parts(tile):
                     at = slice(chunk.start + part.start, chunk.start + part.stop)
-                    scores = head.widen(tile[part], scratch[2])
-                    head.floored(head.relative(scores, shift[at]))
-                    gradient.replace(scores, at, scratch[:2])
+                    rows.to_gradients(logits, saved.shift[at, None], gradient.part(at))
                     if chosen is not None:
-                        scores.scatter_add_(1, chosen[0][at], chosen[1][at])
-                    if not head.wide:
-                        tile[part] = scores
+                        logits.scatter_add_(1, chosen[0][at], chosen[1][at])
+                    if tile.dtype != dtype:
+                        tile[part] = logits
                 sums.add(tile, chunk, columns)
             sums.close(columns)
         return (*sums.results(), None, None, None, None)

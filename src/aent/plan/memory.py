@@ -191,9 +191,9 @@ def _copied(scene: _Scene) -> int:
 def _head(scene: _Scene) -> int:
     shape = scene.shape
     embedding = shape.vocabulary * shape.hidden
-    # Tiles as `aent.entropy.tiles` cuts them, scratch included, in logits.
+    # Logits that exist at once, as `aent.entropy.tiles` cuts them; on a GPU with room to work in.
     if scene.device == "cpu":
-        logits = (3 if shape.vocabulary <= 8192 else 20) * (1 << 20)
+        logits = (1 if shape.vocabulary <= 8192 else 20) * (1 << 20)
     else:
         logits = 3 * (1 << 25)
     copies = HALF * embedding if scene.half else 0
