@@ -11,7 +11,7 @@ import torch
 from aent.config.method import FullSpace, MinP, Nucleus, RankFraction, TopK
 from aent.entropy import token_statistics
 from aent.entropy.rows import TorchRows
-from aent.entropy.tiles import Tiles, default_tiles
+from aent.entropy.tiles import Tiles, default_tiles, product_dtype
 
 SMALL_TILES = Tiles(rows=9, tokens=11, vocabulary=100, cached=2000)
 
@@ -23,6 +23,16 @@ def way(request, monkeypatch):
         monkeypatch.setattr(
             "aent.entropy.statistics.rows_for", lambda device, dtype, scale: TorchRows(scale)
         )
+
+
+@pytest.fixture(params=["narrow products", "wide products"])
+def products(request, monkeypatch):
+    """Both dtypes in which narrow inputs are multiplied, whatever this processor is good at."""
+    narrow = request.param == "narrow products"
+    monkeypatch.setattr(
+        "aent.entropy.tiles.product_dtype",
+        lambda dtype, device: dtype if narrow or dtype == torch.float64 else torch.float32,
+    )
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 5.0], ids=["flat", "random", "peaked"])
@@ -176,6 +186,7 @@ def test_a_vocabulary_of_one_token(plain, space):
         torch.testing.assert_close(output, torch.full((3,), expected), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("tiles", [None, SMALL_TILES], ids=["default", "small"])
 def test_narrow_inputs(plain, space, dtype, tiles):
@@ -200,6 +211,7 @@ def test_narrow_inputs(plain, space, dtype, tiles):
         assert error < 4 * torch.finfo(dtype).eps
 
 
+@pytest.mark.usefixtures("products")
 def test_narrow_sums_are_not_rounded_between_tiles(plain):
     """Many tiles of bfloat16 give the gradient of one, though their products cancel."""
     hidden, weight, targets = plain.make(200, 4000, 16, 2.0)
@@ -212,6 +224,43 @@ def test_narrow_sums_are_not_rounded_between_tiles(plain):
         grads.append([leaf.grad.double() for leaf in leaves])
     for single, many in zip(*grads, strict=True):
         assert (many - single).norm() < 1e-3 * single.norm()
+
+
+@pytest.mark.usefixtures("products")
+def test_a_bias_and_a_large_weight_of_narrow_inputs(plain):
+    hidden, weight, targets = plain.exact(plain.make(9, 9000, 512))
+    bias = torch.randn(9000, generator=torch.Generator().manual_seed(3)).bfloat16()
+    leaves = [t.bfloat16().requires_grad_() for t in (hidden, weight, bias)]
+    got = token_statistics(*leaves[:2], targets, bias=leaves[2], space=RankFraction(drop=0.25))
+    with torch.no_grad():
+        logits = torch.addmm(leaves[2], leaves[0], leaves[1].T).double()
+    want = plain.reference(logits.requires_grad_(), targets, RankFraction(drop=0.25))
+    for mine, wanted in zip(got, want, strict=True):
+        torch.testing.assert_close(mine.double(), wanted.detach(), rtol=1e-5, atol=2e-6)
+    sum(output.sum() for output in got).backward()
+    sum(output.sum() for output in want).backward()
+    exact = (logits.grad @ weight.double(), logits.grad.T @ hidden.double(), logits.grad.sum(0))
+    for leaf, wanted in zip(leaves, exact, strict=True):
+        error = (leaf.grad.double() - wanted).abs().max() / wanted.abs().max()
+        assert error < 4 * torch.finfo(torch.bfloat16).eps
+
+
+@pytest.mark.parametrize(
+    ("dtype", "able", "product"),
+    [
+        (torch.float32, {}, torch.float32),
+        (torch.float64, {}, torch.float64),
+        (torch.bfloat16, {}, torch.float32),
+        (torch.bfloat16, {"amx_bf16": True}, torch.bfloat16),
+        (torch.bfloat16, {"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        (torch.float16, {"avx512_bf16": True}, torch.float32),
+        (torch.float16, {"avx512_fp16": True}, torch.float16),
+    ],
+)
+def test_narrow_products_where_the_processor_has_them(monkeypatch, dtype, able, product):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert product_dtype(dtype, torch.device("cpu")) == product
+    assert product_dtype(dtype, torch.device("cuda")) == dtype
 
 
 def test_autocast_casts_as_a_head_does(plain):

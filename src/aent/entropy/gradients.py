@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aent.entropy.reduction import Saved
 from aent.entropy.rows import LN2
-from aent.entropy.tiles import Tiles, spans
+from aent.entropy.tiles import Head, Tiles, spans
 
 WIDENED = 2048
 """Terms of a narrow product that are widened to float32 at once."""
@@ -121,25 +121,28 @@ class GradientSums:
     """
 
     def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        needed: tuple[bool, bool, bool],
-        tiles: Tiles,
-        dtype: torch.dtype,
+        self, head: Head, needed: tuple[bool, bool, bool], tiles: Tiles, dtype: torch.dtype
     ) -> None:
-        self.inputs, self.dtype = (hidden, weight), dtype
-        self.one_chunk = len(hidden) <= tiles.tokens
-        self.one_column = len(weight) <= tiles.vocabulary
+        """Allocate what is summed.
+
+        Args:
+            head: Computes the tiles.
+            needed: Whether hidden states, weight and bias need a gradient.
+            tiles: Sizes of the tiles.
+            dtype: Dtype of the sums.
+        """
+        hidden, weight = head.hidden, head.weight
+        self.head, self.dtype = head, dtype
+        same = head.dtype == hidden.dtype
+        one_chunk = same and len(hidden) <= tiles.tokens
+        one_column = same and len(weight) <= tiles.vocabulary
         self.hidden = self.weight = self.bias = self.partial = None
         if needed[0]:
-            self.hidden = hidden.new_empty(
-                hidden.shape, dtype=hidden.dtype if self.one_column else dtype
-            )
+            self.hidden = hidden.new_empty(hidden.shape, dtype=None if one_column else dtype)
         if needed[1]:
             make = weight.new_empty if len(hidden) else weight.new_zeros
             self.weight = make(weight.shape)
-            if not self.one_chunk:
+            if not one_chunk:
                 width = min(len(weight), tiles.vocabulary)
                 self.partial = weight.new_empty((weight.shape[1], width), dtype=dtype)
         if needed[2]:
@@ -147,15 +150,15 @@ class GradientSums:
 
     def add(self, tile: Tensor, chunk: slice, columns: slice) -> None:
         """Add what a tile of gradients of logits, [tokens, vocabulary], contributes."""
-        hidden, weight = self.inputs
+        hidden, weight = self.head.tokens(chunk), self.head.columns(columns)
         if self.hidden is not None:
-            _accumulate(self.hidden[chunk], tile, weight[columns], first=columns.start == 0)
+            _accumulate(self.hidden[chunk], tile, weight, first=columns.start == 0)
         if self.partial is not None:
             # Transposed: the product with a wide result is the faster one.
             partial = self.partial[:, : tile.shape[1]]
-            _accumulate(partial, hidden[chunk].t(), tile, first=chunk.start == 0)
+            _accumulate(partial, hidden.t(), tile, first=chunk.start == 0)
         elif self.weight is not None:
-            torch.mm(tile.t(), hidden[chunk], out=self.weight[columns])
+            torch.mm(tile.t(), hidden, out=self.weight[columns])
         if self.bias is not None:
             self.bias[columns] += tile.sum(0, dtype=self.dtype)
 
@@ -166,7 +169,7 @@ class GradientSums:
 
     def results(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of hidden states, weight and bias, in the inputs' dtype."""
-        dtype = self.inputs[0].dtype
+        dtype = self.head.hidden.dtype
         return (
             None if self.hidden is None else self.hidden.to(dtype),
             self.weight,

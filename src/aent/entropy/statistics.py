@@ -179,7 +179,7 @@ class _TokenStatistics(torch.autograd.Function):
         head = Head(hidden, weight, bias, tiles.tokens, tiles.vocabulary)
         rows, parts = rows_for(hidden.device, dtype, scale), Parts(tiles, dtype)
         gradient = LogitGradient.of(saved, grads, temperature=ctx.temperature, whole=ctx.whole)
-        sums = GradientSums(hidden, weight, ctx.needs_input_grad[:3], tiles, dtype)
+        sums = GradientSums(head, ctx.needs_input_grad[:3], tiles, dtype)
         for columns in spans(size, tiles.vocabulary):
             chosen = gradient.at_targets(targets, columns)
             for chunk in spans(count, tiles.tokens):

@@ -12,6 +12,14 @@ FEW, LARGE, COLUMNS = 512, 1 << 22, 512
 """On a CPU a product with few rows of a large weight is computed so many columns at a time: BLAS
 first copies the weight into an order of its own, and should find the copy in the cache."""
 
+NATIVE = {
+    torch.bfloat16: ("avx512_bf16", "amx_bf16"),
+    torch.float16: ("avx512_fp16", "amx_fp16"),
+}
+"""What a processor must have to multiply narrow numbers, as torch names it: one of these."""
+ROUNDED = 8
+"""Rows of a tile that are rounded to a narrow dtype at once."""
+
 
 @dataclass(frozen=True)
 class Tiles:
@@ -50,8 +58,24 @@ def spans(total: int, step: int) -> Iterator[slice]:
         yield slice(part * total // count, (part + 1) * total // count)
 
 
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Dtype in which inputs of a dtype are multiplied.
+
+    A CPU without instructions for narrow numbers multiplies them several times as fast in float32.
+    """
+    names = NATIVE.get(dtype)
+    if device.type != "cpu" or names is None:
+        return dtype
+    able = torch.cpu.get_capabilities()
+    return dtype if any(able.get(name, False) for name in names) else torch.float32
+
+
 class Head:
-    """Computes tiles of logits, before the temperature, into a buffer of its own."""
+    """Computes tiles of logits, before the temperature, into a buffer of its own.
+
+    Logits are those of a model's head: rounded to the inputs' dtype, whatever they are multiplied
+    in.
+    """
 
     def __init__(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, tokens: int, vocabulary: int
@@ -66,21 +90,40 @@ class Head:
             vocabulary: Vocabulary entries of the largest tile.
         """
         self.hidden, self.weight, self.bias = hidden, weight, bias
-        self.buffer = hidden.new_empty(min(tokens, len(hidden)) * min(vocabulary, len(weight)))
+        self.dtype = product_dtype(hidden.dtype, hidden.device)
+        size = min(tokens, len(hidden)) * min(vocabulary, len(weight))
+        self.buffer = hidden.new_empty(size, dtype=self.dtype)
+        self.held: tuple[slice, Tensor] | None = None
+
+    def tokens(self, tokens: slice) -> Tensor:
+        """Hidden states as they are multiplied."""
+        return self.hidden[tokens].to(self.dtype)
+
+    def columns(self, vocabulary: slice) -> Tensor:
+        """Part of the weight as it is multiplied; a copy is kept for the next call."""
+        if self.weight.dtype == self.dtype:
+            return self.weight[vocabulary]
+        if self.held is None or self.held[0] != vocabulary:
+            self.held = None  # two copies need not exist at once
+            self.held = (vocabulary, self.weight[vocabulary].to(self.dtype))
+        return self.held[1]
 
     def tile(self, tokens: slice, vocabulary: slice) -> Tensor:
-        """Compute a tile in the inputs' dtype; it lives until the next one."""
-        hidden, weight = self.hidden[tokens], self.weight[vocabulary]
-        out = self.buffer[: len(hidden) * len(weight)].view(len(hidden), len(weight))
+        """Compute a tile in the dtype of the products; it lives until the next one."""
+        hidden, width = self.tokens(tokens), vocabulary.stop - vocabulary.start
+        out = self.buffer[: len(hidden) * width].view(len(hidden), width)
         wide = out.dtype in (torch.float32, torch.float64)
-        few = out.is_cpu and wide and len(hidden) < FEW and weight.numel() > LARGE
-        step = COLUMNS if few else len(weight)
-        for block in spans(len(weight), step):
-            columns = weight[block].t()
+        few = out.is_cpu and wide and len(hidden) < FEW and width * hidden.shape[1] > LARGE
+        for block in spans(width, COLUMNS if few else width):
+            at = slice(vocabulary.start + block.start, vocabulary.start + block.stop)
+            columns = self.columns(at).t()
             if self.bias is None:
                 torch.mm(hidden, columns, out=out[:, block])
             else:
-                torch.addmm(self.bias[vocabulary][block], hidden, columns, out=out[:, block])
+                torch.addmm(self.bias[at].to(self.dtype), hidden, columns, out=out[:, block])
+        if out.dtype != self.hidden.dtype:
+            for row in out.split(ROUNDED):
+                row.copy_(row.to(self.hidden.dtype))
         return out
 
 
