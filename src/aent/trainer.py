@@ -123,6 +123,7 @@ class Session:
             processes=self.processes,
             whole=self._sampling,
             following=True,
+            trust_remote_code=run.trust_remote_code,
         )
         self.share = self.processes.share(trainer.prompts, trainer.minibatches)
         self.began = time.perf_counter()
@@ -285,6 +286,7 @@ class Session:
                 "entropy/coefficient": coefficient,
                 "time/update_s": end - start,
                 "time/step_s": end - self.began,
+                "time/processes": float(self.processes.count),
                 "throughput/tokens_per_s": tokens / (end - self.began),
             }
         )

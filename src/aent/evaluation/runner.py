@@ -158,7 +158,7 @@ class Opener:
         trust = checkpoint.trust_remote_code
         model = load_model(checkpoint.path, dtype=dtype, trust_remote_code=trust).eval()
         tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust)
-        engine = self._engine(model, tokenizer)
+        engine = self._engine(model, tokenizer, trust)
         if processes.count > 1:
             engine = SharedEngine(engine, tokenizer.pad_token_id, processes)
         return RolloutModel(
@@ -171,7 +171,9 @@ class Opener:
             checkpoint.step,
         )
 
-    def _engine(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
+    def _engine(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust: bool
+    ) -> Engine:
         setting, config = self.setting, self.setting.scoring_engine
         if isinstance(config, VllmEngine):  # it has weights of its own on the GPU
             if self.engine is not None:
@@ -186,6 +188,7 @@ class Opener:
             rows=setting.evaluation.rows,
             positions=setting.rollout.max_prompt_tokens + setting.evaluation.max_response_tokens,
             processes=self.processes,
+            trust_remote_code=trust,
         )
         return self.engine
 
