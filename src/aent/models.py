@@ -152,7 +152,8 @@ def load_tokenizer(
     """
     _check_directory(path, "tokenizer", _TOKENIZER)
     tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
-    if tokenizer.eos_token_id is None:
+    size = _vocabulary(path)
+    if not _is_below(tokenizer.eos_token_id, size):
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
@@ -161,12 +162,31 @@ def load_tokenizer(
                 f"{tokenizer.eos_token!r} is"
             )
         tokenizer.pad_token = pad_token
-    if tokenizer.pad_token_id is None:
+    if not _is_below(tokenizer.pad_token_id, size):
         raise ModelError(
             f"{path}: the tokenizer has no pad token; name one of its tokens with pad_token below "
             f"the model in the configuration, such as pad_token: {tokenizer.eos_token!r}"
         )
     return tokenizer
+
+
+def _vocabulary(path: str | Path) -> int | None:
+    """Tokens that the model knows, as its directory says."""
+    file = Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{file}: no JSON: {error}") from None
+    size: int | None = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    return size
+
+
+def _is_below(token: int | None, size: int | None) -> bool:
+    """Whether there is such a token, and not one that transformers has added by a class's default.
+
+    Of a Qwen2 tokenizer that names no pad token it makes one more token, which no model knows.
+    """
+    return token is not None and (size is None or token < size)
 
 
 def name_pad_token(path: Path, token: str) -> None:
