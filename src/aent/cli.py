@@ -85,7 +85,10 @@ def _plan(config: Config, assumed: list[str]) -> str:
 def _pin(config: Config, path: Path) -> None:
     from aent.pin import pin
 
-    for found, commit in pin(config, path).items():
+    pinned = pin(config, path)
+    if not pinned:
+        print(f"{path} takes nothing from the hub")
+    for found, commit in pinned.items():
         was = "" if found.pinned else f", was {found.revision}"
         print(f"{found.key}: {found.id} at {commit}{was}")
 
@@ -110,7 +113,7 @@ def _train(config: Config, run: Run, options: argparse.Namespace) -> None:
     if missing:
         raise ConfigError(
             f"{run.name} needs {' and '.join(missing)}; make them with: "
-            f"snakemake --cores 1 {' '.join(missing)}"
+            f"snakemake {' '.join(missing)} --cores 1 --configfile {options.config}"
         )
     first = _is_first()
     configure_logging(options.log if first else None)
