@@ -6,8 +6,8 @@ MATH-500, AIME, AMC and OlympiadBench (integers 60%, expressions and fractions 1
 choices and words that OpenR1 has besides; one answer in 2,000 is hostile and takes the whole time
 limit. A file of the real size is extrapolated: time is linear in the records.
 
-    python benchmarks/cleaning.py                                       # 2,000 records: a minute
-    python benchmarks/cleaning.py --records 20000 --seeds 0 1 2         # a quarter of an hour
+    python benchmarks/cleaning.py                                       # 2,000 records: 15 s
+    python benchmarks/cleaning.py --records 15000 --seeds 0 1 2         # 3 min
 """
 
 from __future__ import annotations

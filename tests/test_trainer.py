@@ -18,6 +18,7 @@ from aent.folder import RunFolder
 from aent.models import build_tokenizer, create_model, load_tokenizer, save_model
 from aent.problems import load_problems
 from aent.problems.record import read_problems, write_problems
+from aent.provenance import digest
 
 METHODS = {
     "grpo": {"advantage": "grpo", "surrogate": "ppo_clip"},
@@ -113,6 +114,21 @@ def test_a_run_writes_all_it_declares(inputs, tmp_path, method):
     assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "state").exists()
     assert ("loss/value" in metrics) == (method == "ppo")
+
+
+def test_where_the_inputs_came_from_is_recorded(inputs, tmp_path):
+    model, problems = tmp_path / "qwen-1.5b", tmp_path / "problems.jsonl"
+    shutil.copytree(inputs[0], model)
+    shutil.copy(inputs[1], problems)
+    (tmp_path / "qwen-1.5b.json").write_text(json.dumps({"commit": "a1" * 20}))
+    problems.with_suffix(".json").write_text(json.dumps({"source": {"commit": "b2" * 20}}))
+    trainer.train(_run(), model, problems, tmp_path / "run")
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    assert info["commits"] == {"model": "a1" * 20, "problems": "b2" * 20}
+    assert info["inputs"]["problems"] == digest(problems)
+    trainer.train(_run(), *inputs, tmp_path / "local")
+    info = json.loads((tmp_path / "local/run.json").read_text())
+    assert info["commits"] == {"model": None, "problems": None}
 
 
 def test_the_same_seed_gives_the_same_run(inputs, tmp_path):

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from aent.config import PretrainedModel
-from aent.hub import commit_of, explain, reaching
+from aent.hub import explain, known_commit, reaching
 from aent.models import ModelError, check_directory, name_pad_token
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def _download(model: PretrainedModel, output: Path) -> str:
 
     wanted = WANTED + CODE if model.trust_remote_code else WANTED
     try:
-        commit = commit_of(model.path, model.revision, "model")
+        commit = known_commit(model.path, model.revision, "model")
         with reaching():
             hub.snapshot_download(
                 model.path, revision=commit, local_dir=output, allow_patterns=wanted

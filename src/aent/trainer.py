@@ -42,7 +42,7 @@ from aent.models import encode_prompt, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
 from aent.processes import Processes, open_processes, termination_of
 from aent.progress import Progress
-from aent.provenance import describe_run, digest
+from aent.provenance import describe_run, digest, hub_commits
 from aent.rewards import Verifier
 from aent.rollout.engine import Rollouts, Sampling
 from aent.rollout.making import make_engine
@@ -330,6 +330,7 @@ def train(
                 recorder.finish()
             info = describe_run(run, started) | {
                 "inputs": session.inputs,
+                "commits": hub_commits(model_dir, problems),
                 "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),
                 "prompts_left_out": session.left_out,
                 "processes": processes.count,

@@ -181,12 +181,15 @@ def test_gradient_checkpointing_changes_nothing(outputs, strategy):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", ["one", *STRATEGIES])
 def test_bfloat16_is_near_float32(outputs, processes):
-    """In the first step, that is: from then on, a token sampled otherwise leads elsewhere."""
+    """In the first step, that is: from then on, a token sampled otherwise leads elsewhere.
+
+    DDP samples with float32 weights, FSDP2 with bfloat16 ones and so, now and then, other tokens.
+    """
     precise, rough = (
         pd.read_parquet(outputs / run / "metrics.parquet")
         for run in ("aent-one", f"aent-rough-{processes}")
     )
-    names = ["entropy/full", "entropy/clamped", "response/length_mean"]
+    names = ["entropy/full", "entropy/clamped"]
     first = precise[names].iloc[0].to_numpy(float)
     assert rough[names].iloc[0].to_numpy(float) == pytest.approx(first, rel=0.05)
     assert (rough["entropy/full"] != precise["entropy/full"]).all()  # it is bfloat16

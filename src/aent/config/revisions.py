@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,8 +12,8 @@ from aent.config.error import ConfigError
 from aent.config.model import PretrainedModel
 from aent.config.reading import parse
 from aent.config.reproduction import Config
+from aent.hub import is_commit
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _KEYS = {"problems": "id", "models": "path"}
 
 
@@ -38,8 +37,8 @@ class Repository:
 
     @property
     def pinned(self) -> bool:
-        """Whether the revision is a commit; a tag or branch may be another one tomorrow."""
-        return _COMMIT.fullmatch(self.revision) is not None
+        """Whether the revision is a commit."""
+        return is_commit(self.revision)
 
 
 def repositories(config: Config) -> list[Repository]:

@@ -32,6 +32,7 @@ from aent.models import encode_prompt, load_model, load_tokenizer
 from aent.problems.record import read_problems
 from aent.processes import Processes, open_scoring
 from aent.progress import duration
+from aent.provenance import digest
 from aent.rewards import Verifier
 from aent.rollout.engine import Engine
 from aent.rollout.making import make_engine
@@ -92,6 +93,7 @@ def evaluate_checkpoints(
             name: make_task(name, read_problems(path), metric) for name, path in problems.items()
         }
         progress = _Progress(checkpoints, tasks)
+        inputs = {name: digest(path) for name, path in problems.items()}
         opener = Opener(setting, processes)
         for checkpoint in checkpoints:
             start = time.perf_counter()
@@ -102,7 +104,8 @@ def evaluate_checkpoints(
                 continue
             scores, details = score(model, tasks, metric, setting, progress)
             seconds = time.perf_counter() - start
-            files.append(write(output(checkpoint.step), checkpoint, scores, details, seconds))
+            path = output(checkpoint.step)
+            files.append(write(path, checkpoint, scores, details, seconds, inputs))
     return files
 
 
@@ -284,8 +287,17 @@ def write(
     scores: Scores,
     details: pd.DataFrame,
     seconds: float,
+    inputs: dict[str, str],
 ) -> Path:
     """Write a checkpoint's details and then its scores, each all or nothing.
+
+    Args:
+        path: of the scores.
+        checkpoint: what was scored.
+        scores: by benchmark.
+        details: a row a sample.
+        seconds: that it took.
+        inputs: SHA-256 of each benchmark's file.
 
     Returns:
         The path of the scores.
@@ -298,6 +310,7 @@ def write(
         "step": checkpoint.step,
         "model": str(checkpoint.path),
         "seconds": round(seconds, 3),
+        "inputs": inputs,
         "benchmarks": scores,
     }
     partial = path.with_name(f".{path.name}.partial")
