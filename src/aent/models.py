@@ -115,8 +115,7 @@ def load_model(
     """
     _check_directory(path, "config.json", ("config.json",))
     _check_directory(path, "weights", _WEIGHTS)
-    if (Path(path) / checksums.NAME).exists() and (fault := checksums.damage(Path(path))):
-        raise ModelError(f"{fault}; remove {checksums.NAME} if the change is meant")
+    _check_sums(Path(path))
     model, info = _open(
         AutoModelForCausalLM,
         path,
@@ -153,7 +152,7 @@ def load_tokenizer(
     _check_directory(path, "tokenizer", _TOKENIZER)
     tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
     size = _vocabulary(path)
-    if not _is_below(tokenizer.eos_token_id, size):
+    if not _is_known(tokenizer.eos_token_id, size):
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
@@ -162,7 +161,7 @@ def load_tokenizer(
                 f"{tokenizer.eos_token!r} is"
             )
         tokenizer.pad_token = pad_token
-    if not _is_below(tokenizer.pad_token_id, size):
+    if not _is_known(tokenizer.pad_token_id, size):
         raise ModelError(
             f"{path}: the tokenizer has no pad token; name one of its tokens with pad_token below "
             f"the model in the configuration, such as pad_token: {tokenizer.eos_token!r}"
@@ -181,7 +180,7 @@ def _vocabulary(path: str | Path) -> int | None:
     return size
 
 
-def _is_below(token: int | None, size: int | None) -> bool:
+def _is_known(token: int | None, size: int | None) -> bool:
     """Whether there is such a token, and not one that transformers has added by a class's default.
 
     Of a Qwen2 tokenizer that names no pad token it makes one more token, which no model knows.
@@ -190,11 +189,27 @@ def _is_below(token: int | None, size: int | None) -> bool:
 
 
 def name_pad_token(path: Path, token: str) -> None:
-    """Make a token the pad token of a model directory's tokenizer; a link becomes a file."""
+    """Make a token the pad token of a model directory's tokenizer; a link becomes a file.
+
+    Raises:
+        ModelError: the directory has checksums that do not hold.
+    """
+    summed = _check_sums(path)
     file = path / "tokenizer_config.json"
     config = json.loads(file.read_text()) if file.exists() else {}
     file.unlink(missing_ok=True)
     file.write_text(json.dumps(config | {"pad_token": token}, indent=2, ensure_ascii=False))
+    if summed:
+        (path / checksums.NAME).unlink()
+        checksums.write_checksums(path)
+
+
+def _check_sums(path: Path) -> bool:
+    """Compare a directory's files with its checksums; says whether it has any."""
+    summed = (path / checksums.NAME).exists()
+    if summed and (fault := checksums.damage(path)):
+        raise ModelError(f"{fault}; remove {checksums.NAME} if the change is meant")
+    return summed
 
 
 def check_tokenizer(path: str | Path, model: PretrainedModel, prompts: list[Prompt]) -> None:

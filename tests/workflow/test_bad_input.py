@@ -12,6 +12,7 @@ import pytest
 import yaml
 from transformers import PreTrainedTokenizerFast
 
+from aent.checksums import write_checksums
 from aent.config import ConfigError, PretrainedModel, parse
 from aent.config.model import ScratchModel
 from aent.fetch import fetch_model
@@ -21,6 +22,7 @@ from aent.models import (
     build_tokenizer,
     check_tokenizer,
     create_model,
+    load_model,
     load_tokenizer,
     save_model,
 )
@@ -138,6 +140,8 @@ def folder(tmp_path, monkeypatch):
     backend = build_tokenizer(scratch.vocabulary).backend_tokenizer
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
     tokenizer.save_pretrained(tmp_path / "padless")
+    (tmp_path / "padless/checksums.json").unlink()
+    write_checksums(tmp_path / "padless")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -192,5 +196,7 @@ def test_a_named_pad_token_is_the_fetched_models(folder):
     check_tokenizer(folder / "fetched", model, [])
     found = load_tokenizer(folder / "fetched")
     assert (found.pad_token, found.pad_token_id) == ("<eos>", found.eos_token_id)
+    load_model(folder / "fetched")  # its checksums hold, the source's too
+    load_model(folder / "padless")
     with pytest.raises(ModelError, match="no pad token"):
         load_tokenizer(folder / "padless")

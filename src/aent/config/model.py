@@ -127,7 +127,8 @@ class PretrainedModel(Strict):
     path: SafePathText
     """Local directory or hub id `owner/name`."""
     revision: SafePathText = "main"
-    """Commit or tag to pin on the hub."""
+    """Commit to take from the hub; `aent pin` writes it in. A tag or branch goes too, with a
+    warning."""
     shape: Shape | None = None
     """Shape of a model on the hub, for `aent plan`, which looks at no hub."""
     trust_remote_code: bool = False

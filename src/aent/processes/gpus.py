@@ -31,7 +31,7 @@ def check_gpus(needed: int, dtype: str, key: str) -> None:
     if dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ProcessesError(
             f"trainer.dtype is bfloat16, which {torch.cuda.get_device_name()} lacks: set "
-            "trainer.dtype: float32, or use GPUs that have it (NVIDIA's from A100 on)"
+            "trainer.dtype: float32, or use GPUs that have it, such as A100 and later"
         )
 
 
