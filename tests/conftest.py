@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,6 +41,56 @@ def snakemake() -> Snakemake:
         )
 
     return run
+
+
+@pytest.fixture
+def hub_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Function that makes the hub's client ask another address."""
+
+    def use(endpoint: str) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
+
+    return use
+
+
+class Answering(http.server.BaseHTTPRequestHandler):
+    """A part of the hub: `answers` gives status, headers and body for a path."""
+
+    answers: Callable[[str], tuple[int, dict[str, str], bytes]]
+
+    def do_GET(self) -> None:
+        status, headers, body = type(self).answers(self.path)
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def serve_hub(hub_at: Callable[[str], None]) -> Iterator[Callable[..., None]]:
+    """Function that puts a server with these answers in the hub's place."""
+    servers = []
+
+    def serve(answers: Callable[[str], tuple[int, dict[str, str], bytes]]) -> None:
+        handler = type("Hub", (Answering,), {"answers": staticmethod(answers)})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        hub_at(f"http://127.0.0.1:{server.server_port}")
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture

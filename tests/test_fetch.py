@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,39 +20,17 @@ REFUSALS = {
 }
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
+@pytest.fixture
+def refusing_hub(serve_hub: Callable[..., None]) -> None:
     """Answers as the hub does where it gives nothing."""
 
-    def do_GET(self) -> None:
+    def refuse(path: str) -> tuple[int, dict[str, str], bytes]:
         status, code = next(
-            (refusal for name, refusal in REFUSALS.items() if name in self.path), (500, "")
+            (refusal for name, refusal in REFUSALS.items() if name in path), (500, "")
         )
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", f"no {self.path}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        return status, {"X-Error-Code": code, "X-Error-Message": f"no {path}"}, b""
 
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-def _use(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", endpoint)
-
-
-@pytest.fixture
-def refusing_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    _use(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    server.server_close()
+    serve_hub(refuse)
 
 
 def model(name: str) -> PretrainedModel:
@@ -83,9 +59,9 @@ def test_refusals_say_what_to_do(name: str, advice: str, tmp_path: Path) -> None
 
 
 def test_unreachable_hub_says_how_to_do_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, hub_at: Callable[[str], None]
 ) -> None:
-    _use(monkeypatch, "http://127.0.0.1:9")  # nobody listens there
+    hub_at("http://127.0.0.1:9")  # nobody listens there
     with pytest.raises(ModelError, match=r"hf download owner/name .*kind: pretrained, path: DIR"):
         fetch_model(model("owner/name"), tmp_path / "model")
 

@@ -1,8 +1,12 @@
 """The training forward pass against the model run on each row alone, without padding."""
 
+import shutil
+
+import pytest
 import torch
 
-from aent.forward import response_hidden, select
+from aent.config.method import RankFraction
+from aent.forward import TokenPolicy, response_hidden, select
 
 
 def _alone(model, rollouts, row):
@@ -32,3 +36,25 @@ def test_select_trims_shared_padding(ragged_rollouts):
     assert part.prompt_ids.shape == (1, 4)
     assert part.response_mask.tolist() == [[True]]
     assert torch.equal(part.prompt_ids[0], ragged_rollouts.prompt_ids[3])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_policy_has_the_same_statistics_and_gradients(
+    tiny_qwen, ragged_rollouts, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    del tiny_qwen.model.layers[1:]  # one is compiled in half the time
+    found = []
+    for compiled in (False, True):
+        policy = TokenPolicy(tiny_qwen, RankFraction(drop=0.5), 0.9, compiled)
+        assert dict(policy.named_parameters()).keys() == {
+            f"policy.{name}" for name, _ in tiny_qwen.named_parameters()
+        }
+        tiny_qwen.zero_grad()
+        stats = policy(ragged_rollouts)
+        (stats.logprob.sum() - 0.1 * stats.clamped_entropy.sum()).backward()
+        gradients = {name: weight.grad.clone() for name, weight in tiny_qwen.named_parameters()}
+        found.append((stats._asdict(), gradients))
+    assert any(tmp_path.rglob("*.cpp"))  # it was compiled
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)

@@ -182,8 +182,12 @@ def test_tokenizers_without_eos_or_padding(
         )
     with pytest.raises(ModelError, match="no-eos: the tokenizer has no end-of-sequence token"):
         load_tokenizer(tmp_path / "no-eos")
-    loaded = load_tokenizer(tmp_path / "no-pad")
+    with pytest.raises(ModelError, match=r"no pad token; name one .* such as pad_token: '<eos>'"):
+        load_tokenizer(tmp_path / "no-pad")
+    loaded = load_tokenizer(tmp_path / "no-pad", pad_token="<eos>")
     assert loaded.pad_token_id == loaded.eos_token_id == 1
+    with pytest.raises(ModelError, match=r"pad_token '<none>' is not in .*vocabulary; '<eos>' is"):
+        load_tokenizer(tmp_path / "no-pad", pad_token="<none>")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="not a model: no tokenizer"):
         load_tokenizer(tmp_path / "empty")

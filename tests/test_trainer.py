@@ -15,9 +15,10 @@ from aent.config import Run
 from aent.config.data import SyntheticProblems
 from aent.config.model import ScratchModel
 from aent.folder import RunFolder
-from aent.models import build_tokenizer, create_model, save_model
+from aent.models import build_tokenizer, create_model, load_tokenizer, save_model
 from aent.problems import load_problems
-from aent.problems.record import write_problems
+from aent.problems.record import read_problems, write_problems
+from aent.provenance import digest
 
 METHODS = {
     "grpo": {"advantage": "grpo", "surrogate": "ppo_clip"},
@@ -113,6 +114,21 @@ def test_a_run_writes_all_it_declares(inputs, tmp_path, method):
     assert not list(tmp_path.glob(".*"))
     assert not (tmp_path / "state").exists()
     assert ("loss/value" in metrics) == (method == "ppo")
+
+
+def test_where_the_inputs_came_from_is_recorded(inputs, tmp_path):
+    model, problems = tmp_path / "qwen-1.5b", tmp_path / "problems.jsonl"
+    shutil.copytree(inputs[0], model)
+    shutil.copy(inputs[1], problems)
+    (tmp_path / "qwen-1.5b.json").write_text(json.dumps({"commit": "a1" * 20}))
+    problems.with_suffix(".json").write_text(json.dumps({"source": {"commit": "b2" * 20}}))
+    trainer.train(_run(), model, problems, tmp_path / "run")
+    info = json.loads((tmp_path / "run/run.json").read_text())
+    assert info["commits"] == {"model": "a1" * 20, "problems": "b2" * 20}
+    assert info["inputs"]["problems"] == digest(problems)
+    trainer.train(_run(), *inputs, tmp_path / "local")
+    info = json.loads((tmp_path / "local/run.json").read_text())
+    assert info["commits"] == {"model": None, "problems": None}
 
 
 def test_the_same_seed_gives_the_same_run(inputs, tmp_path):
@@ -212,6 +228,26 @@ def test_prompts_walk_through_seeded_shuffles():
 def test_too_few_prompts_stop_before_training(inputs, tmp_path):
     with pytest.raises(trainer.TrainingError, match=r"30 of 30 prompts .* a step needs 64"):
         trainer.train(_run(prompts=64), *inputs, tmp_path)
+
+
+def test_long_prompts_are_left_out_and_counted(inputs, tmp_path, caplog):
+    tokenizer = load_tokenizer(inputs[0])
+    lengths = sorted(len(tokenizer(p.problem)["input_ids"]) for p in read_problems(inputs[1]))
+    limit = lengths[9]
+    long = sum(length > limit for length in lengths)
+    run = _run()
+    rollout = run.setting.rollout.model_copy(update={"max_prompt_tokens": limit})
+    run = run.model_copy(update={"setting": run.setting.model_copy(update={"rollout": rollout})})
+    trainer.train(run, *inputs, tmp_path / "run")
+    assert 0 < long < 30
+    assert json.loads((tmp_path / "run/run.json").read_text())["prompts_left_out"] == long
+    assert f"{long} prompts longer than {limit} tokens left out" in caplog.text
+    rollout = rollout.model_copy(update={"max_prompt_tokens": lengths[0] - 1})
+    run = run.model_copy(update={"setting": run.setting.model_copy(update={"rollout": rollout})})
+    with pytest.raises(
+        trainer.TrainingError, match=r"0 of 30 prompts have at most \d+ tokens \(roll"
+    ):
+        trainer.train(run, *inputs, tmp_path / "none")
 
 
 def test_a_model_that_scales_its_logits_is_refused(inputs, tmp_path):

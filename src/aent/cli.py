@@ -44,6 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         help="another assumption, such as response_share=0.5 or gpus.A100.memory_gb=40; "
         "config/README.md lists them under `plan`",
     )
+    pins = commands.add_parser("pin", help="write the hub's commits into the configuration")
+    pins.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     fill = commands.add_parser("sync", help="fill what MLflow lacks of the finished runs")
     fill.add_argument("--config", type=Path, default=Path("config/config.yaml"))
     options = parser.parse_args(arguments)
@@ -53,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(run.name for run in config.runs()))
         elif options.command == "plan":
             print(_plan(config, options.assume))
+        elif options.command == "pin":
+            _pin(config, options.config)
         elif options.command == "sync":
             return _sync(config)
         elif options.command == "evaluate":
@@ -78,6 +82,17 @@ def _plan(config: Config, assumed: list[str]) -> str:
         raise ConfigError(str(error)) from None
 
 
+def _pin(config: Config, path: Path) -> None:
+    from aent.pin import pin
+
+    pinned = pin(config, path)
+    if not pinned:
+        print(f"{path} takes nothing from the hub")
+    for found, commit in pinned.items():
+        was = "" if found.pinned else f", was {found.revision}"
+        print(f"{found.key}: {found.id} at {commit}{was}")
+
+
 def _sync(config: Config) -> int:
     from aent.tracking import sync
 
@@ -98,7 +113,7 @@ def _train(config: Config, run: Run, options: argparse.Namespace) -> None:
     if missing:
         raise ConfigError(
             f"{run.name} needs {' and '.join(missing)}; make them with: "
-            f"snakemake --cores 1 {' '.join(missing)}"
+            f"snakemake {' '.join(missing)} --cores 1 --configfile {options.config}"
         )
     first = _is_first()
     configure_logging(options.log if first else None)

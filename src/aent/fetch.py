@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from aent.config import PretrainedModel
-from aent.hub import commit_of, explain, reaching
-from aent.models import ModelError, check_directory
+from aent.hub import explain, known_commit, reaching
+from aent.models import ModelError, check_directory, name_pad_token
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,8 @@ CODE = ["*.py"]  # of models that the configuration trusts
 def fetch_model(model: PretrainedModel, output: Path) -> str | None:
     """Make `output` a directory that opens as the model.
 
-    A local directory's files are linked, not copied.
+    A local directory's files are linked, not copied. Where the configuration names a pad token, the
+    directory's tokenizer names it from then on.
 
     Returns:
         The hub's commit; None for a local directory.
@@ -40,6 +41,8 @@ def fetch_model(model: PretrainedModel, output: Path) -> str | None:
             (output / item.name).symlink_to(item)
         log.info("%s links to %s", output, source)
     check_directory(output)
+    if model.pad_token is not None:
+        name_pad_token(output, model.pad_token)
     return commit
 
 
@@ -48,7 +51,7 @@ def _download(model: PretrainedModel, output: Path) -> str:
 
     wanted = WANTED + CODE if model.trust_remote_code else WANTED
     try:
-        commit = commit_of(model.path, model.revision, "model")
+        commit = known_commit(model.path, model.revision, "model")
         with reaching():
             hub.snapshot_download(
                 model.path, revision=commit, local_dir=output, allow_patterns=wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -31,6 +32,11 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, errors.RepositoryNotFoundError | errors.RevisionNotFoundError)
 
 
+def is_commit(revision: str) -> bool:
+    """Whether a revision is a commit; a branch or tag may be another one tomorrow."""
+    return re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
 def commit_of(name: str, revision: str, kind: Kind) -> str:
     """The commit at which a branch or tag of a repository stands now.
 
@@ -44,6 +50,20 @@ def commit_of(name: str, revision: str, kind: Kind) -> str:
     if commit is None:
         raise OSError(f"the hub names no commit of {name}@{revision}")
     return commit
+
+
+def known_commit(name: str, revision: str, kind: Kind) -> str:
+    """As `commit_of`; a commit stands for itself where the hub cannot be asked.
+
+    Raises:
+        OSError: the hub refuses, or cannot be asked for a branch or tag.
+    """
+    try:
+        return commit_of(name, revision, kind)
+    except OSError as error:
+        if is_refusal(error) or not is_commit(revision):
+            raise
+        return revision
 
 
 def explain(error: Exception, name: str, revision: str, kind: Kind) -> str:

@@ -52,8 +52,7 @@ def _model_directories(config: Config) -> list[str]:
 
         try:
             check_directory(model.path)
-            for prompt in prompts_of(config, name):
-                check_tokenizer(model.path, prompt)
+            check_tokenizer(model.path, model, prompts_of(config, name))
         except ModelError as error:
             found.append(f"models.{name}.path: {error}")
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,11 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from aent import checksums
-from aent.config.model import ScratchModel
+from aent.config.model import PretrainedModel, ScratchModel
 from aent.config.setting import Prompt
 from aent.files import StorageError, replacing
 from aent.problems.synthetic import first_words
 from aent.problems.synthetic import vocabulary as task_vocabulary
-
-log = logging.getLogger(__name__)
 
 PAD, EOS = "<pad>", "<eos>"
 _SPACE = "\u0120"  # how a byte-level vocabulary spells a space
@@ -117,8 +115,7 @@ def load_model(
     """
     _check_directory(path, "config.json", ("config.json",))
     _check_directory(path, "weights", _WEIGHTS)
-    if (Path(path) / checksums.NAME).exists() and (fault := checksums.damage(Path(path))):
-        raise ModelError(f"{fault}; remove {checksums.NAME} if the change is meant")
+    _check_sums(Path(path))
     model, info = _open(
         AutoModelForCausalLM,
         path,
@@ -135,32 +132,102 @@ def load_model(
 
 
 def load_tokenizer(
-    path: str | Path, *, revision: str = "main", trust_remote_code: bool = False
+    path: str | Path,
+    *,
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    pad_token: str | None = None,
 ) -> PreTrainedTokenizerBase:
-    """Open the tokenizer of a model directory or hub id; padding falls back to end of sequence.
+    """Open the tokenizer of a model directory or hub id.
+
+    Args:
+        path: the directory or hub id.
+        revision: commit or tag on the hub.
+        trust_remote_code: run the Python code that comes with it.
+        pad_token: the token that pads, instead of the tokenizer's own.
 
     Raises:
-        ModelError: there is none, or it has no end-of-sequence token.
+        ModelError: there is none, or it names no token that ends or none that fills sequences.
     """
     _check_directory(path, "tokenizer", _TOKENIZER)
     tokenizer = _open(AutoTokenizer, path, revision=revision, trust_remote_code=trust_remote_code)
-    if tokenizer.eos_token_id is None:
+    size = _vocabulary(path)
+    if not _is_known(tokenizer.eos_token_id, size):
         raise ModelError(f"{path}: the tokenizer has no end-of-sequence token; set eos_token")
-    if tokenizer.pad_token_id is None:
-        # Padding is masked wherever it stands, so that any token will do.
-        log.warning("%s: no padding token; %r pads instead", path, tokenizer.eos_token)
-        tokenizer.pad_token = tokenizer.eos_token
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ModelError(
+                f"{path}: pad_token {pad_token!r} is not in the tokenizer's vocabulary; "
+                f"{tokenizer.eos_token!r} is"
+            )
+        tokenizer.pad_token = pad_token
+    if not _is_known(tokenizer.pad_token_id, size):
+        raise ModelError(
+            f"{path}: the tokenizer has no pad token; name one of its tokens with pad_token below "
+            f"the model in the configuration, such as pad_token: {tokenizer.eos_token!r}"
+        )
     return tokenizer
 
 
-def check_tokenizer(path: str | Path, prompt: Prompt) -> None:
-    """See that a model directory's tokenizer can write a setting's prompts.
+def _vocabulary(path: str | Path) -> int | None:
+    """Tokens that the model knows, as its directory says."""
+    file = Path(path) / "config.json"
+    try:
+        config = json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ModelError(f"{file}: no JSON: {error}") from None
+    size: int | None = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+    return size
+
+
+def _is_known(token: int | None, size: int | None) -> bool:
+    """Whether there is such a token, and not one that transformers has added by a class's default.
+
+    Of a Qwen2 tokenizer that names no pad token it makes one more token, which no model knows.
+    """
+    return token is not None and (size is None or token < size)
+
+
+def name_pad_token(path: Path, token: str) -> None:
+    """Make a token the pad token of a model directory's tokenizer; a link becomes a file.
 
     Raises:
-        ModelError: it cannot be opened, knows no end of sequence, or lacks a chat template that
-            the prompts need.
+        ModelError: the directory has checksums that do not hold.
     """
-    if prompt.chat and not load_tokenizer(path).chat_template:
+    summed = _check_sums(path)
+    file = path / "tokenizer_config.json"
+    config = json.loads(file.read_text()) if file.exists() else {}
+    file.unlink(missing_ok=True)
+    file.write_text(json.dumps(config | {"pad_token": token}, indent=2, ensure_ascii=False))
+    if summed:
+        (path / checksums.NAME).unlink()
+        checksums.write_checksums(path)
+
+
+def _check_sums(path: Path) -> bool:
+    """Compare a directory's files with its checksums; says whether it has any."""
+    summed = (path / checksums.NAME).exists()
+    if summed and (fault := checksums.damage(path)):
+        raise ModelError(f"{fault}; remove {checksums.NAME} if the change is meant")
+    return summed
+
+
+def check_tokenizer(path: str | Path, model: PretrainedModel, prompts: list[Prompt]) -> None:
+    """See that a model directory's tokenizer can write the prompts of settings.
+
+    Args:
+        path: the directory.
+        model: what the configuration says of the model.
+        prompts: those of the settings that use it.
+
+    Raises:
+        ModelError: it cannot be opened, names no token that ends or none that fills sequences, or
+            lacks a chat template that the prompts need.
+    """
+    tokenizer = load_tokenizer(
+        path, trust_remote_code=model.trust_remote_code, pad_token=model.pad_token
+    )
+    if any(prompt.chat for prompt in prompts) and not tokenizer.chat_template:
         raise ModelError(f"{path}: {NO_TEMPLATE}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -49,6 +50,22 @@ def digest(path: Path) -> str:
         with file.open("rb") as content:
             total.update(hashlib.file_digest(content, "sha256").digest())
     return total.hexdigest()
+
+
+def hub_commits(model: Path, problems: Path) -> dict[str, str | None]:
+    """Commits on the hub of a run's model and problems, as stands beside them since the fetch.
+
+    None for what was made here or comes from a local file.
+    """
+    found: dict[str, str | None] = {"model": None, "problems": None}
+    for name, card in (
+        ("model", model.with_name(f"{model.name}.json")),
+        ("problems", problems.with_name(f"{problems.stem}.json")),
+    ):
+        if card.is_file():
+            data = json.loads(card.read_text())
+            found[name] = data.get("source", data).get("commit")
+    return found
 
 
 def git_revision() -> str | None:

@@ -42,7 +42,7 @@ from aent.models import encode_prompt, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
 from aent.processes import Processes, open_processes, termination_of
 from aent.progress import Progress
-from aent.provenance import describe_run, digest
+from aent.provenance import describe_run, digest, hub_commits
 from aent.rewards import Verifier
 from aent.rollout.engine import Rollouts, Sampling
 from aent.rollout.making import make_engine
@@ -123,6 +123,7 @@ class Session:
             processes=self.processes,
             whole=self._sampling,
             following=True,
+            trust_remote_code=run.trust_remote_code,
         )
         self.share = self.processes.share(trainer.prompts, trainer.minibatches)
         self.began = time.perf_counter()
@@ -285,6 +286,7 @@ class Session:
                 "entropy/coefficient": coefficient,
                 "time/update_s": end - start,
                 "time/step_s": end - self.began,
+                "time/processes": float(self.processes.count),
                 "throughput/tokens_per_s": tokens / (end - self.began),
             }
         )
@@ -328,6 +330,7 @@ def train(
                 recorder.finish()
             info = describe_run(run, started) | {
                 "inputs": session.inputs,
+                "commits": hub_commits(model_dir, problems),
                 "parameters": sum(parameter.numel() for parameter in session.policy.parameters()),
                 "prompts_left_out": session.left_out,
                 "processes": processes.count,

@@ -120,9 +120,9 @@ def test_short_times_are_given_in_seconds(config, scores, synthetic):
     runs = {(m, s): {} for m in METHODS for s in range(3)}
     metrics = synthetic.metrics_of(runs, **{"time/step_s": 1.0, "time/update_s": 0.5})
     table = time_table(config, config.tables["table2"], scores, metrics)
-    assert "| AEnt | CPU thread seconds | 1.00 ± 0.00 | 20.0 ± 0.0 | 20.0 ± 0.0 |" in markdown(
-        table
-    )
+    text = markdown(table)
+    assert "| AEnt | CPU thread seconds | 1.00 ± 0.00 | 20.0 ± 0.0 | 20.0 ± 0.0 |" in text
+    assert "a run occupied 2 CPU thread(s)" in text
 
 
 def test_write_table_writes_three_files(config, scores, tmp_path):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from aent.analysis.scores import MissingDataError
-from aent.analysis.times import devices, run_times
+from aent.analysis.times import device, devices, run_times
 
 
 def test_hours_to_a_score_computed_by_hand(config, synthetic):
@@ -38,5 +38,19 @@ def test_missing_metrics_are_named(config, synthetic):
         run_times(config, "lab", ["grpo"], [0], baseline="grpo", scores=scores, metrics=metrics)
 
 
-def test_devices_are_threads_without_a_gpu(config):
-    assert devices(config, "lab") == (2, "CPU thread")
+def test_devices_are_threads_without_a_gpu(config, synthetic):
+    run = synthetic.metrics_of({("grpo", 0): {}}, steps=3)
+    assert device(config, "lab") == "CPU thread"
+    assert devices(config, "lab", run).tolist() == [2, 2, 2]
+
+
+def test_a_run_that_went_on_with_other_processes_counts_those_it_had(config, synthetic):
+    """36 s a step on 2 threads a process; after 10 of 20 steps 4 processes instead of 1."""
+    scores = synthetic.scores_of({("grpo", 0): {10: 0.5, 20: 0.6}})
+    given = {"time/processes": [1.0] * 10 + [4.0] * 10}
+    metrics = synthetic.metrics_of({("grpo", 0): given})
+    options = {"baseline": "grpo", "scores": scores, "metrics": metrics}
+    [found] = run_times(config, "lab", ["grpo"], [0], **options).to_dict("records")
+    assert found["total"] == pytest.approx(10 * 0.02 + 10 * 0.08)
+    assert found["update"] == pytest.approx((0.01 + 0.04) / 2)
+    assert found["devices"] == 5

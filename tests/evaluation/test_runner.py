@@ -217,7 +217,7 @@ def test_a_single_problem_has_no_standard_error(tmp_path):
         "length_mean": 1.0,
     }
     checkpoint = runner.Checkpoint("s", "base", None, 0, Path("m"))
-    path = runner.write(tmp_path / "x.json", checkpoint, scores, details, 1.0)
+    path = runner.write(tmp_path / "x.json", checkpoint, scores, details, 1.0, {"b": "12"})
     assert json.loads(path.read_text())["benchmarks"] == scores
     assert sorted(file.name for file in tmp_path.iterdir()) == ["x.json", "x.parquet"]
 

@@ -79,6 +79,15 @@ def test_tokens_and_operations_by_hand(plan):
     assert ppo.hours["A100"].sampling == found.hours["A100"].sampling
 
 
+def test_evaluation_takes_the_time_of_its_own_engine(plan):
+    data = PAPER.model_dump(mode="json")
+    data["settings"]["a"]["evaluation"]["engine"] = {"kind": "transformers"}
+    slow = row(make_plan(parse(data)), "a/grpo/seed0").hours["A100"]
+    fast = row(plan, "a/grpo/seed0").hours["A100"]
+    assert slow.evaluation == pytest.approx(PAPER.plan.transformers_slowdown * fast.evaluation)
+    assert (slow.sampling, slow.update) == (fast.sampling, fast.update)
+
+
 def test_weights_gradients_and_optimiser_are_float32(plan):
     memory = row(plan, "a/grpo/seed0").memory
     assert memory.weights == memory.gradients == memory.optimizer // 2
@@ -107,7 +116,8 @@ def test_what_does_not_fit_is_told_once_with_a_remedy(plan):
     assert len(warned) == 1
     assert "do not fit into A100 (1 GB)" in warned[0]
     roomy = assume(PAPER.plan, [f"gpus.{kind}.memory_gb=10000" for kind in PAPER.plan.gpus])
-    assert make_plan(PAPER.model_copy(update={"plan": roomy})).warnings == []
+    told = make_plan(PAPER.model_copy(update={"plan": roomy})).warnings
+    assert [text for text in told if "do not fit" in text] == []
 
 
 def test_assumptions_can_be_changed(plan, capsys):

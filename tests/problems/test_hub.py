@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from aent.config.data import FileProblems, HubProblems
-from aent.problems import ProblemError, load_problems
+from aent.problems import ProblemError, load_problems, prepare_problems
 
 ROWS = [
     {"question": f"{n} + 1 ?", "working": f"So \\boxed{{{n + 1}}}.", "type": "sum", "key": f"k{n}"}
@@ -65,6 +65,12 @@ def test_hub_data_set(folder: Path) -> None:
     problems = load_problems(hub(limit=4, shuffle_seed=0))
     same = load_problems(file(folder / "train.jsonl", columns=COLUMNS, limit=4, shuffle_seed=0))
     assert problems == same
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_pinned_commit_is_recorded_where_the_hub_cannot_be_asked() -> None:
+    assert prepare_problems(hub(revision="a1" * 20), {}).commit == "a1" * 20
+    assert prepare_problems(hub(), {}).commit is None  # nobody knows
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,14 @@ class FakeGeneration:
         return prompts, answers, logprobs, None
 
 
-def _engine(monkeypatch, following=True, **config):
+def _options(following=True, trust=False):
+    sizes = {"positions": 40, "rows": 16, "processes": Processes()}
+    return sizes | {"following": following, "trust_remote_code": trust}
+
+
+def _engine(monkeypatch, following=True, trust=False, **config):
     monkeypatch.setattr(vllm, "vllm_generation", lambda: FakeGeneration)
-    options = {"positions": 40, "rows": 16, "processes": Processes(), "following": following}
+    options = _options(following, trust)
     return vllm.VllmEngine("policy", TOKENIZER, [EOS], VllmConfig(**config), **options)
 
 
@@ -92,6 +97,11 @@ def test_the_configuration_reaches_vllm(monkeypatch, following, config, expected
     options = _engine(monkeypatch, following, **config).generation.options
     assert options.items() >= expected.items()
     assert (options["max_model_length"], options["max_num_seqs"]) == (40, 16)
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_remote_code_is_trusted_where_the_configuration_says_so(monkeypatch, trust):
+    assert _engine(monkeypatch, trust=trust).generation.options["trust_remote_code"] is trust
 
 
 def test_vllm_that_is_missing_is_named():
@@ -154,16 +164,7 @@ def trl_generation(monkeypatch):
 
 @pytest.mark.slow
 def test_the_installed_trl_wakes_loads_samples_and_sleeps(trl_generation, tiny_qwen):
-    engine = vllm.VllmEngine(
-        tiny_qwen,
-        TOKENIZER,
-        [EOS],
-        VllmConfig(),
-        positions=40,
-        rows=16,
-        processes=Processes(),
-        following=True,
-    )
+    engine = vllm.VllmEngine(tiny_qwen, TOKENIZER, [EOS], VllmConfig(), **_options())
     llm = engine.generation.llm
     step = ["wake weights", "load", "reset cache", "wake kv_cache", "generate", "sleep 2"]
     for factor in (1.0, 2.0):
@@ -185,8 +186,7 @@ def test_the_installed_trl_wakes_loads_samples_and_sleeps(trl_generation, tiny_q
 def test_the_installed_trl_takes_our_arguments(trl_generation, monkeypatch):
     given = {}
     monkeypatch.setattr(vllm, "vllm_generation", lambda: lambda **options: given.update(options))
-    options = {"positions": 40, "rows": 16, "processes": Processes(), "following": True}
-    vllm.VllmEngine("policy", TOKENIZER, [EOS], VllmConfig(), **options)
+    vllm.VllmEngine("policy", TOKENIZER, [EOS], VllmConfig(), **_options())
     inspect.signature(trl_generation.__init__).bind(None, **given)
     inspect.signature(trl_generation.generate).bind(None, [[5]], None, 2)
     inspect.signature(trl_generation.sync_weights).bind(None)

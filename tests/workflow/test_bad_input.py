@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from transformers import PreTrainedTokenizerFast
 
-from aent.config import ConfigError, parse
+from aent.checksums import write_checksums
+from aent.config import ConfigError, PretrainedModel, parse
 from aent.config.model import ScratchModel
+from aent.fetch import fetch_model
 from aent.inputs import check_inputs
-from aent.models import build_tokenizer, create_model, save_model
+from aent.models import (
+    ModelError,
+    build_tokenizer,
+    check_tokenizer,
+    create_model,
+    load_model,
+    load_tokenizer,
+    save_model,
+)
 
 ROOT = Path(__file__).parents[2]
 TOY = yaml.safe_load((ROOT / "tests/config.yaml").read_text())
@@ -98,6 +110,19 @@ BAD["tokenizer without a chat template"] = (
     ["models.tiny.path", "./model", "no chat template", "set chat: false"],
 )
 
+BAD["tokenizer without a pad token"] = (
+    pretrained("./padless"),
+    ["models.tiny.path", "./padless", "no pad token", "pad_token: '<eos>'"],
+)
+BAD["pad token that is none"] = (
+    changed("models/tiny", {"kind": "pretrained", "path": "./padless", "pad_token": "<none>"}),
+    ["models.tiny.path", "./padless", "'<none>' is not in", "'<eos>' is"],
+)
+BAD["GPUs that do not divide the batch"] = (
+    changed("settings/toy/trainer", {"device": "cuda", "gpus": 3, "prompts": 8, "minibatches": 2}),
+    ["settings.toy.trainer", "3 processes (gpus) times minibatches 2 do not divide prompts 8"],
+)
+
 # One of each kind through Snakemake, which takes seconds to start; all of them in this process.
 THROUGH_SNAKEMAKE = ["unknown method", "box with min above max", "record without an answer"]
 
@@ -111,6 +136,12 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     scratch = ScratchModel.model_validate(TOY["models"]["tiny"])
     save_model(create_model(scratch), build_tokenizer(scratch.vocabulary), tmp_path / "model")
+    shutil.copytree(tmp_path / "model", tmp_path / "padless")
+    backend = build_tokenizer(scratch.vocabulary).backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+    tokenizer.save_pretrained(tmp_path / "padless")
+    (tmp_path / "padless/checksums.json").unlink()
+    write_checksums(tmp_path / "padless")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -154,3 +185,18 @@ def test_good_inputs_pass(folder):
     (folder / "good.jsonl").write_text(json.dumps({"problem": "1 + 1", "answer": "2"}))
     check_inputs(parse(problem_file("good.jsonl")))
     check_inputs(parse(pretrained("owner/name")))  # on the hub: not looked at
+    padded = {"kind": "pretrained", "path": "./padless", "pad_token": "<eos>"}
+    check_inputs(parse(changed("models/tiny", padded)))
+
+
+def test_a_named_pad_token_is_the_fetched_models(folder):
+    """Whoever opens it later, vLLM too, finds the token there; the source stays as it was."""
+    model = PretrainedModel(kind="pretrained", path="./padless", pad_token="<eos>")
+    fetch_model(model, folder / "fetched")
+    check_tokenizer(folder / "fetched", model, [])
+    found = load_tokenizer(folder / "fetched")
+    assert (found.pad_token, found.pad_token_id) == ("<eos>", found.eos_token_id)
+    load_model(folder / "fetched")  # its checksums hold, the source's too
+    load_model(folder / "padless")
+    with pytest.raises(ModelError, match="no pad token"):
+        load_tokenizer(folder / "padless")

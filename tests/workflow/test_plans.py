@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from aent.config import load
+from aent.config.revisions import moving
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +50,11 @@ def test_default_plan_trains_every_run_once(snakemake, with_default):
 
 def test_paper_plan_resolves_without_network_and_without_the_laptop(snakemake, with_default):
     config = load(ROOT / "config/paper.yaml")
-    planned = plan(snakemake, with_default, "--configfile", str(ROOT / "config/paper.yaml"))
+    arguments = ["--dry-run", "--configfile", str(ROOT / "config/paper.yaml")]
+    done = snakemake(*arguments, folder=with_default)
+    assert done.returncode == 0, done.stdout
+    assert all(sentence in done.stdout for sentence in moving(config))
+    planned = jobs(done.stdout)
     trained = {name: n for name, n in planned.items() if name.startswith("train_policy")}
     assert set(trained) == {"train_policy_a", "train_policy_b", "train_policy_c"}
     assert sum(trained.values()) == len(config.runs())

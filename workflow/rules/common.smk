@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 try:
     from aent.config import ConfigError, parse as parse_study
     from aent.config.model import ScratchModel
+    from aent.config.revisions import moving
     from aent.inputs import check_inputs
     from aent.tracking import tracking_uri
 except ImportError as error:
@@ -27,6 +28,8 @@ def read_study():
         study = parse_study(config, where)
         if workflow.is_main_process:
             check_inputs(study)
+            for sentence in moving(study):
+                logger.warning(sentence)
     except ConfigError as error:
         raise WorkflowError(str(error)) from None
     return study

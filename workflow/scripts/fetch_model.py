@@ -12,7 +12,7 @@ from aent.models import check_tokenizer
 configure_logging(snakemake.log[0])
 study, name = parse(snakemake.config), snakemake.wildcards.model
 output = Path(snakemake.output.model)
-commit = fetch_model(study.models[name], output)
-for prompt in prompts_of(study, name):
-    check_tokenizer(output, prompt)
+model = study.models[name]
+commit = fetch_model(model, output)
+check_tokenizer(output, model, prompts_of(study, name))
 Path(snakemake.output.source).write_text(json.dumps({"commit": commit}, indent=2) + "\n")

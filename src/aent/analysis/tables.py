@@ -22,7 +22,7 @@ from aent.analysis.scores import (
     select_checkpoints,
     title,
 )
-from aent.analysis.times import devices, run_times
+from aent.analysis.times import device, run_times
 from aent.config import Config
 from aent.config.experiment import ScoresTable, TimeTable
 
@@ -182,13 +182,13 @@ def time_table(
             metrics=metrics,
         )
         published = table.published.get(setting, {})
-        count, device = devices(config, setting)
+        kind = device(config, setting)
         unit, factor = _time_unit(times[list(TIME_COLUMNS)])
         cells = []
         for method in methods:
             own = times[times["method"] == method]
             known = {str(key): value for key, value in published.get(method, {}).items()}
-            shown = [title(config, setting, method), f"{device} {unit}"]
+            shown = [title(config, setting, method), f"{kind} {unit}"]
             for column in TIME_COLUMNS:
                 reached = own.loc[np.isfinite(own[column]), column]
                 hours = student(reached)
@@ -212,7 +212,8 @@ def time_table(
         blocks.append(
             (_heading(config, setting), pd.DataFrame(cells, columns=["Method", "Unit", *labels]))
         )
-        notes.append(f"{_heading(config, setting)}: a run occupies {count} {device}(s).")
+        counts = " or ".join(f"{count:.3g}" for count in sorted(times["devices"].unique()))
+        notes.append(f"{_heading(config, setting)}: a run occupied {counts} {kind}(s).")
         if not published:
             notes.append(f"{_heading(config, setting)}: published numbers are not available (n/a).")
     data = pd.DataFrame(rows).rename(
@@ -302,8 +303,9 @@ def _time_unit(hours: pd.DataFrame) -> tuple[str, float]:
 
 def _time_notes() -> list[str]:
     return [
-        "Device time: wall-clock time multiplied by the number of devices a run occupies; mean ± "
-        "half of the 95% confidence interval over seeds (Student t).",
+        "Device time: wall-clock time multiplied by the number of devices that a run occupied in "
+        "each step, a vLLM server's not counted; mean ± half of the 95% confidence interval over "
+        "seeds (Student t).",
         "An update is forward and backward of one step. The times to a score add whole training "
         "steps, evaluation apart, up to the first checkpoint that reaches it; scores are known at "
         "checkpoints only. The baseline's score is that of its run with the same seed. Where some "

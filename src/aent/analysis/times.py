@@ -12,10 +12,25 @@ from aent.config import Config
 SECONDS_AN_HOUR = 3600.0
 
 
-def devices(config: Config, setting: str) -> tuple[int, str]:
-    """How many devices a run occupies and what one is: GPUs where it has them, else CPU threads."""
+def device(config: Config, setting: str) -> str:
+    """What a run's time is counted on: GPUs where it has them, else CPU threads."""
+    return "GPU" if config.settings[setting].trainer.gpus else "CPU thread"
+
+
+def devices(config: Config, setting: str, run: pd.DataFrame) -> pd.Series:
+    """Devices that a run occupied in each step: one a process, or its threads on a CPU.
+
+    They are those that were there: an interrupted run may go on with another number. Where that was
+    not recorded yet, the configured number counts.
+
+    Args:
+        config: the configuration.
+        setting: the run's.
+        run: its metrics.
+    """
     trainer = config.settings[setting].trainer
-    return (trainer.gpus, "GPU") if trainer.gpus else (trainer.threads, "CPU thread")
+    processes = run.reindex(columns=["time/processes"])["time/processes"]
+    return processes.fillna(trainer.processes) * (1 if trainer.gpus else trainer.threads)
 
 
 def run_times(
@@ -36,12 +51,11 @@ def run_times(
     Returns:
         method, seed, and in device hours: update (forward and backward of one step), to_baseline
         (to the best score of the baseline's run with the same seed; infinite where it is never
-        reached), to_own (to the run's own best score), total (all steps).
+        reached), to_own (to the run's own best score), total (all steps), and devices (on average).
 
     Raises:
         MissingDataError: scores or metrics of a run are missing.
     """
-    count, _ = devices(config, setting)
     every = list(dict.fromkeys([*methods, baseline]))
     chosen = select_checkpoints(config, setting, every, seeds, scores)
     best = chosen[chosen["selection"] == "best"].set_index(["method", "seed"])["average"]
@@ -52,16 +66,19 @@ def run_times(
             run = _of_run(metrics[metrics["setting"] == setting], method, seed)
             if run.empty:
                 raise MissingDataError(f"{setting}/{method}/seed{seed}: no metrics")
-            hours = run.set_index("step")["time/step_s"].cumsum() * count / SECONDS_AN_HOUR
+            run = run.set_index("step")
+            count = devices(config, setting, run)
+            hours = (run["time/step_s"] * count).cumsum() / SECONDS_AN_HOUR
             curve = _of_run(averages, method, seed).sort_values("step")
             rows.append(
                 {
                     "method": method,
                     "seed": seed,
-                    "update": run["time/update_s"].mean() * count / SECONDS_AN_HOUR,
+                    "update": (run["time/update_s"] * count).mean() / SECONDS_AN_HOUR,
                     "to_baseline": _hours_to(best[baseline, seed], curve, hours),
                     "to_own": _hours_to(best[method, seed], curve, hours),
                     "total": hours.iloc[-1],
+                    "devices": count.mean(),
                 }
             )
     return pd.DataFrame(rows)

@@ -106,8 +106,8 @@ class HubProblems(Sourced):
     )
     """Data set id, `owner/name`."""
     revision: SafePathText = "main"
-    """Commit or tag to pin. The commit that a branch stood at when it was fetched is recorded in
-    the data card."""
+    """Commit to take; `aent pin` writes it in. A tag or branch goes too, with a warning, and the
+    commit that it stood at when it was fetched is recorded in the data card."""
     subset: Text | None = None
     """The data set's configuration, where it has several."""
     split: Text = "train"

@@ -127,11 +127,15 @@ class PretrainedModel(Strict):
     path: SafePathText
     """Local directory or hub id `owner/name`."""
     revision: SafePathText = "main"
-    """Commit or tag to pin on the hub."""
+    """Commit to take from the hub; `aent pin` writes it in. A tag or branch goes too, with a
+    warning."""
     shape: Shape | None = None
     """Shape of a model on the hub, for `aent plan`, which looks at no hub."""
     trust_remote_code: bool = False
     """Run the Python code that comes with the model. Only where you have read it."""
+    pad_token: str | None = Field(default=None, min_length=1, max_length=100)
+    """Token of the vocabulary that fills padding, for a tokenizer that names none. Padding is
+    masked: the token that ends a sequence will do."""
 
     @property
     def is_hub_id(self) -> bool:

@@ -32,6 +32,7 @@ from aent.models import encode_prompt, load_model, load_tokenizer
 from aent.problems.record import read_problems
 from aent.processes import Processes, open_scoring
 from aent.progress import duration
+from aent.provenance import digest
 from aent.rewards import Verifier
 from aent.rollout.engine import Engine
 from aent.rollout.making import make_engine
@@ -92,6 +93,7 @@ def evaluate_checkpoints(
             name: make_task(name, read_problems(path), metric) for name, path in problems.items()
         }
         progress = _Progress(checkpoints, tasks)
+        inputs = {name: digest(path) for name, path in problems.items()}
         opener = Opener(setting, processes)
         for checkpoint in checkpoints:
             start = time.perf_counter()
@@ -102,7 +104,8 @@ def evaluate_checkpoints(
                 continue
             scores, details = score(model, tasks, metric, setting, progress)
             seconds = time.perf_counter() - start
-            files.append(write(output(checkpoint.step), checkpoint, scores, details, seconds))
+            path = output(checkpoint.step)
+            files.append(write(path, checkpoint, scores, details, seconds, inputs))
     return files
 
 
@@ -158,7 +161,7 @@ class Opener:
         trust = checkpoint.trust_remote_code
         model = load_model(checkpoint.path, dtype=dtype, trust_remote_code=trust).eval()
         tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust)
-        engine = self._engine(model, tokenizer)
+        engine = self._engine(model, tokenizer, trust)
         if processes.count > 1:
             engine = SharedEngine(engine, tokenizer.pad_token_id, processes)
         return RolloutModel(
@@ -171,7 +174,9 @@ class Opener:
             checkpoint.step,
         )
 
-    def _engine(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Engine:
+    def _engine(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust: bool
+    ) -> Engine:
         setting, config = self.setting, self.setting.scoring_engine
         if isinstance(config, VllmEngine):  # it has weights of its own on the GPU
             if self.engine is not None:
@@ -186,6 +191,7 @@ class Opener:
             rows=setting.evaluation.rows,
             positions=setting.rollout.max_prompt_tokens + setting.evaluation.max_response_tokens,
             processes=self.processes,
+            trust_remote_code=trust,
         )
         return self.engine
 
@@ -281,8 +287,17 @@ def write(
     scores: Scores,
     details: pd.DataFrame,
     seconds: float,
+    inputs: dict[str, str],
 ) -> Path:
     """Write a checkpoint's details and then its scores, each all or nothing.
+
+    Args:
+        path: of the scores.
+        checkpoint: what was scored.
+        scores: by benchmark.
+        details: a row a sample.
+        seconds: that it took.
+        inputs: SHA-256 of each benchmark's file.
 
     Returns:
         The path of the scores.
@@ -295,6 +310,7 @@ def write(
         "step": checkpoint.step,
         "model": str(checkpoint.path),
         "seconds": round(seconds, 3),
+        "inputs": inputs,
         "benchmarks": scores,
     }
     partial = path.with_name(f".{path.name}.partial")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aent.config import Run
+from aent.config.engine import Engine
 from aent.config.model import Shape
 from aent.config.plan import Assumptions, Gpu
 from aent.plan.memory import FLOAT, MOMENTS
@@ -75,14 +76,10 @@ def update_flops(run: Run, shape: Shape, tokens: Tokens) -> float:
     return trainer.epochs * (policy + critic) + values
 
 
-def sampling_rate(run: Run, shape: Shape, gpu: Gpu, assumed: Assumptions) -> float:
-    """Response tokens that one GPU samples in a second."""
+def sampling_rate(engine: Engine, shape: Shape, gpu: Gpu, assumed: Assumptions) -> float:
+    """Response tokens that an engine samples in a second on one GPU."""
     rate = gpu.sampling_utilisation * gpu.peak_tflops * 1e12 / (2 * parameters(shape))
-    return rate / (assumed.transformers_slowdown if _by_transformers(run) else 1)
-
-
-def _by_transformers(run: Run) -> bool:
-    return run.setting.rollout.engine.kind == "transformers"
+    return rate / (assumed.transformers_slowdown if engine.kind == "transformers" else 1)
 
 
 def gpu_hours(run: Run, shape: Shape, gpu: Gpu, assumed: Assumptions, evaluated: int) -> Hours:
@@ -96,14 +93,15 @@ def gpu_hours(run: Run, shape: Shape, gpu: Gpu, assumed: Assumptions, evaluated:
         evaluated: samples of the evaluation.
     """
     tokens = tokens_a_step(run, assumed)
-    steps = run.setting.trainer.steps
-    rate = sampling_rate(run, shape, gpu, assumed)
+    setting, steps = run.setting, run.setting.trainer.steps
+    rate = sampling_rate(setting.rollout.engine, shape, gpu, assumed)
+    scoring = sampling_rate(setting.scoring_engine, shape, gpu, assumed)
     flops = gpu.update_utilisation * gpu.peak_tflops * 1e12
-    response = assumed.response_share * run.setting.evaluation.max_response_tokens
+    response = assumed.response_share * setting.evaluation.max_response_tokens
     return Hours(
         update=steps * update_flops(run, shape, tokens) / flops / SECONDS_AN_HOUR,
         sampling=steps * tokens.responses / rate / SECONDS_AN_HOUR,
-        evaluation=evaluated * response / rate / SECONDS_AN_HOUR,
+        evaluation=evaluated * response / scoring / SECONDS_AN_HOUR,
     )
 
 

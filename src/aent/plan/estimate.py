@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from aent.config import Config, ConfigError, Run, SyntheticProblems, describe
 from aent.config.data import FileProblems
 from aent.config.plan import Assumptions
+from aent.config.revisions import moving
 from aent.plan.cost import (
     Hours,
     Tokens,
@@ -78,7 +79,7 @@ def make_plan(config: Config) -> Plan:
             if name not in sizes:
                 sizes[name] = problem_count(config, name)
         rows.append(plan_run(config, run, sum(sizes[name] for name in benchmarks_of(run))))
-    return Plan(rows, config.plan, _too_large(rows, config.plan))
+    return Plan(rows, config.plan, [*_too_large(rows, config.plan), *moving(config)])
 
 
 def assume(assumed: Assumptions, changes: list[str]) -> Assumptions:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aent.config.data import FileProblems, HubProblems
-from aent.hub import commit_of, explain, is_refusal
+from aent.hub import explain, is_refusal, known_commit
 from aent.problems.record import ProblemError, check_columns, read_rows
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def _commit(config: HubProblems) -> str | None:
         ProblemError: the hub refuses.
     """
     try:
-        return commit_of(config.id, config.revision, "dataset")
+        return known_commit(config.id, config.revision, "dataset")
     except OSError as error:
         if is_refusal(error):
             raise ProblemError(explain(error, config.id, config.revision, "dataset")) from None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from aent.config.setting import Setting, Trainer
+from aent.processes.gpus import check_gpus
 from aent.processes.one import Processes, ProcessesError
 
 
@@ -17,9 +18,10 @@ def open_processes(trainer: Trainer) -> Iterator[Processes]:
     On GPUs there must be as many as configured; on CPUs any number that divides the batch.
 
     Raises:
-        ProcessesError: the launcher started another number of processes.
+        ProcessesError: the launcher started another number of processes, or GPUs are missing or
+            lack bfloat16.
     """
-    started = _started(trainer.device, trainer.processes, "trainer.gpus", "train")
+    started = _started(trainer, trainer.processes, "trainer.gpus", "train")
     try:
         trainer.check_divides(started)
     except ValueError as error:
@@ -31,24 +33,26 @@ def open_processes(trainer: Trainer) -> Iterator[Processes]:
 
 @contextmanager
 def open_scoring(setting: Setting) -> Iterator[Processes]:
-    """The processes that score checkpoints together; as `open_processes`.
+    """The processes that score checkpoints together.
 
     Raises:
-        ProcessesError: the launcher started another number of processes.
+        ProcessesError: as `open_processes`.
     """
-    device = setting.trainer.device
-    started = _started(device, setting.scoring_processes, "evaluation.gpus", "evaluate")
-    with _open(started, device, None) as processes:
+    trainer = setting.trainer
+    started = _started(trainer, setting.scoring_processes, "evaluation.gpus", "evaluate")
+    with _open(started, trainer.device, None) as processes:
         yield processes
 
 
-def _started(device: str, wanted: int, key: str, command: str) -> int:
+def _started(trainer: Trainer, wanted: int, key: str, command: str) -> int:
     started = int(os.environ.get("WORLD_SIZE", "1"))
-    if device == "cuda" and started != wanted:
-        raise ProcessesError(
-            f"{key} is {wanted}, but {started} process(es) were started; one for each GPU: "
-            f"accelerate launch --num_processes {wanted} -m aent {command} ..."
-        )
+    if trainer.device == "cuda":
+        if started != wanted:
+            raise ProcessesError(
+                f"{key} is {wanted}, but {started} process(es) were started; one for each GPU: "
+                f"accelerate launch --num_processes {wanted} -m aent {command} ..."
+            )
+        check_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", started)), trainer.dtype, key)
     return started
 
 

@@ -25,6 +25,7 @@ def make_engine(
     processes: Processes,
     whole: Callable[[], AbstractContextManager[None]] = nullcontext,
     following: bool = False,
+    trust_remote_code: bool = False,
 ) -> Engine:
     """An engine over a model.
 
@@ -37,6 +38,7 @@ def make_engine(
         processes: those that sample.
         whole: around sampling with the model itself, see `TransformersEngine`.
         following: the model's weights change between two calls.
+        trust_remote_code: for engines that open the model themselves.
 
     Raises:
         aent.rollout.vllm.VllmError: vLLM is asked for and not installed.
@@ -54,5 +56,6 @@ def make_engine(
             rows=rows,
             processes=processes,
             following=following,
+            trust_remote_code=trust_remote_code,
         )
     return TransformersEngine(model, tokenizer.pad_token_id, ends, rows, whole)

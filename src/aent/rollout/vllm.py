@@ -37,6 +37,7 @@ class VllmEngine:
         rows: int,
         processes: Processes,
         following: bool,
+        trust_remote_code: bool,
     ):
         """Start vLLM with the model's directory, or find the server.
 
@@ -49,6 +50,7 @@ class VllmEngine:
             rows: sequences sampled at once.
             processes: those that sample.
             following: the model's weights change between two calls.
+            trust_remote_code: vLLM too may run the Python code that comes with the model.
 
         Raises:
             VllmError: vLLM or TRL is missing.
@@ -69,6 +71,7 @@ class VllmEngine:
             max_num_seqs=rows,
             # A model that does not change is not worth waking and sending again.
             enable_sleep_mode=config.mode == "colocate" and config.sleep and following,
+            trust_remote_code=trust_remote_code,
             logprobs=0,  # of the sampled token
         )
 
