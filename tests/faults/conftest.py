@@ -39,27 +39,39 @@ class Toy:
         """Train in this process."""
         train(run, self.model, self.problems, output, uri)
 
-    def start(self, run: Run, output: Path, uri: str | None = None) -> Any:
-        """Train in a process of its own."""
+    def start(
+        self,
+        run: Run,
+        output: Path,
+        uri: str | None = None,
+        target: Callable[..., None] = train,
+        first: tuple[Any, ...] = (),
+    ) -> Any:
+        """Train in a process of its own, by `train` or something with arguments before its own."""
         process = self.spawn.Process(
-            target=train, args=(run, self.model, self.problems, output, uri)
+            target=target, args=(*first, run, self.model, self.problems, output, uri)
         )
         process.start()
         return process
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """A fresh model that has learnt nothing, its problems, and a server of forked processes."""
+def spawn() -> Any:
+    """Starts processes in no time: they are forked from a server that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    store = "mlflow.store.tracking.sqlalchemy_store"
+    context.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store, "snakemake.cli"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def toy(spawn: Any, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A fresh model that has learnt nothing, its problems, and how to start processes."""
     folder = tmp_path_factory.mktemp("toy")
     config = load(CONFIG)
     scratch = config.models["tiny"]
     save_model(create_model(scratch), build_tokenizer(scratch.vocabulary), folder / "model")
     write_problems(folder / "problems.jsonl", load_problems(config.problems["train"]))
-    # Processes forked from a server that has imported everything start in no time.
-    spawn = multiprocessing.get_context("forkserver")
-    store = "mlflow.store.tracking.sqlalchemy_store"
-    spawn.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store])
     return Toy(folder / "model", folder / "problems.jsonl", spawn)
 
 
