@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from aent import trainer
 from aent.config import Run, load
 from aent.models import build_tokenizer, create_model, save_model
 from aent.problems import load_problems
 from aent.problems.record import write_problems
-from aent.trainer import train
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 
@@ -37,17 +37,17 @@ class Toy:
 
     def train(self, run: Run, output: Path, uri: str | None = None) -> None:
         """Train in this process."""
-        train(run, self.model, self.problems, output, uri)
+        trainer.train(run, self.model, self.problems, output, uri)
 
     def start(
         self,
         run: Run,
         output: Path,
         uri: str | None = None,
-        target: Callable[..., None] = train,
+        target: Callable[..., None] = trainer.train,
         first: tuple[Any, ...] = (),
     ) -> Any:
-        """Train in a process of its own, by `train` or something with arguments before its own."""
+        """Train in a process of its own; `target` takes `first` and the trainer's arguments."""
         process = self.spawn.Process(
             target=target, args=(*first, run, self.model, self.problems, output, uri)
         )

@@ -191,7 +191,7 @@ def test_two_thousand_mutated_configurations(spawn, tmp_path):
     assert len(accepted) + len(refused) >= 2000
     print(f"accepted {Counter(case.base for case in accepted)}", end=", ")
     print(f"refused {Counter(case.base for case in refused)}")
-    dry_run_all(spawn, accepted + refused, tmp_path)
+    dry_run_all(spawn, accepted + refused[::20], tmp_path)
 
 
 @pytest.mark.parametrize("name", NASTY_NAMES[: NASTY_NAMES.index("base")])

@@ -6,6 +6,7 @@ A short version runs with the other tests, the full one with `make faults`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -27,8 +28,8 @@ from aent.config import load
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests/config.yaml"
 STACKS = Path(__file__).with_name("stacks")
-STEPS = 40
-CHANGES = f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: 20, state_every: 1}}}}}}"
+STEPS = 60
+CHANGES = f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: 30, state_every: 1}}}}}}"
 RUN = load(CONFIG).results / "toy/aent/seed0"
 TRAINED = str(RUN / "metrics.parquet")
 SCORED = str(RUN / f"scores/step-{STEPS}.json")
@@ -51,6 +52,7 @@ class Workflow:
         self.run = folder / RUN
         self.stacks = folder / "stacks"
         self.stacks.mkdir()
+        self.step_s = 0.0
 
     def start(self, target: str, *options: str) -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own; output goes to `output.txt`."""
@@ -153,6 +155,8 @@ def workflow(tmp_path_factory):
     workflow = Workflow(tmp_path_factory.mktemp("workflow"))
     workflow.finish(TRAINED)
     shutil.move(workflow.run, workflow.folder / "undisturbed")
+    frame = pd.read_parquet(workflow.folder / "undisturbed/metrics.parquet")
+    workflow.step_s = frame["time/step_s"].median()
     return workflow
 
 
@@ -163,11 +167,16 @@ def fresh(workflow):
     return workflow
 
 
-def _let_train(workflow, job, steps):
-    """Wait until the job has taken some steps, or has ended."""
-    start = workflow.rows()
-    while not _gone(job) and workflow.rows() < start + steps:
+def _let_train(workflow, job, steps, seconds=math.inf):
+    """Wait until the job has taken some steps, some time has passed, or it has ended."""
+    start, end = workflow.rows(), time.monotonic() + seconds
+    while not _gone(job) and workflow.rows() < start + steps and time.monotonic() < end:
         time.sleep(0.001)
+
+
+def _anywhere_in_a_step(workflow, dice):
+    """Let a random part of a step pass."""
+    time.sleep(dice.uniform(0, 1.2 * workflow.step_s))
 
 
 def _check_mlflow(workflow):
@@ -191,10 +200,10 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
             break
         starts += 1
         if number % 5 == 4:
-            time.sleep(dice.uniform(0, 6))
+            _let_train(fresh, job, 2, seconds=dice.uniform(0, 6))
         else:
-            _let_train(fresh, job, dice.randint(0, 3))
-            time.sleep(dice.uniform(0, 0.1))
+            _let_train(fresh, job, dice.randint(0, 2))
+            _anywhere_in_a_step(fresh, dice)
         hit[fresh.part(job)] += 1
         _kill(job, signal.SIGTERM if number == 1 else signal.SIGKILL)
         lost.append(fresh.lost())
@@ -214,6 +223,7 @@ def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
         job = fresh.job("train_policy", snakemake)
         assert job is not None, fresh.output()[-4000:]
         _let_train(fresh, job, dice.randint(1, 4))
+        _anywhere_in_a_step(fresh, dice)
         hit[fresh.part(job)] += 1
         assert not _gone(job)
         os.killpg(snakemake.pid, signal.SIGKILL)
@@ -240,7 +250,7 @@ def scored(fresh):
 
 
 def _check_scores(workflow):
-    for step in (20, 40):
+    for step in (30, 60):
         folders = (workflow.run, workflow.folder / "scored")
         paths = [run / f"scores/step-{step}.json" for run in folders]
         ours, theirs = (json.loads(path.read_text()) for path in paths)
