@@ -28,12 +28,15 @@ from aent.config import load
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests/config.yaml"
 STACKS = Path(__file__).with_name("stacks")
-STEPS = 60
-CHANGES = f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: 30, state_every: 1}}}}}}"
+STEPS, SAVE_EVERY = 100, 10
+CHANGES = (
+    f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: {SAVE_EVERY}, state_every: 1}}}}}}"
+)
 RUN = load(CONFIG).results / "toy/aent/seed0"
 TRAINED = str(RUN / "metrics.parquet")
 SCORED = str(RUN / f"scores/step-{STEPS}.json")
 FULL = pytest.mark.faults
+AIMS = ("sampling", "update", "metric flush", "state", "checkpoint")
 # A frame of a stack -> what the process was at.
 FRAMES = {
     (owner.__module__.rpartition(".")[2], name): part
@@ -52,7 +55,6 @@ class Workflow:
         self.run = folder / RUN
         self.stacks = folder / "stacks"
         self.stacks.mkdir()
-        self.step_s = 0.0
 
     def start(self, target: str, *options: str) -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own; output goes to `output.txt`."""
@@ -155,8 +157,6 @@ def workflow(tmp_path_factory):
     workflow = Workflow(tmp_path_factory.mktemp("workflow"))
     workflow.finish(TRAINED)
     shutil.move(workflow.run, workflow.folder / "undisturbed")
-    frame = pd.read_parquet(workflow.folder / "undisturbed/metrics.parquet")
-    workflow.step_s = frame["time/step_s"].median()
     return workflow
 
 
@@ -174,9 +174,12 @@ def _let_train(workflow, job, steps, seconds=math.inf):
         time.sleep(0.001)
 
 
-def _anywhere_in_a_step(workflow, dice):
-    """Let a random part of a step pass."""
-    time.sleep(dice.uniform(0, 1.2 * workflow.step_s))
+def _aim(workflow, job, part):
+    """Wait until the job is seen at a part, and return it; what it is at after some steps else."""
+    end = workflow.rows() + (SAVE_EVERY + 1 if part == "checkpoint" else 3)
+    while (seen := workflow.part(job)) != part and workflow.rows() < end and not _gone(job):
+        time.sleep(0.0005)
+    return seen
 
 
 def _check_mlflow(workflow):
@@ -191,7 +194,7 @@ def _check_mlflow(workflow):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=FULL)])
 def test_killed_training_jobs(fresh, same_outputs, kills):
-    """Some at any moment of the job's life, imports included; the others while it trains."""
+    """Some at any moment of the job's life, imports included; the others in parts of a step."""
     dice, lost, hit, starts = random.Random(f"jobs/{kills}"), [], Counter(), 0
     snakemake = fresh.start(TRAINED, "--retries", str(kills + 1))
     for number in range(kills):
@@ -199,12 +202,12 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
         if job is None:
             break
         starts += 1
-        if number % 5 == 4:
+        if number % 6 == 5:
             _let_train(fresh, job, 2, seconds=dice.uniform(0, 6))
+            hit[fresh.part(job)] += 1
         else:
             _let_train(fresh, job, dice.randint(0, 2))
-            _anywhere_in_a_step(fresh, dice)
-        hit[fresh.part(job)] += 1
+            hit[_aim(fresh, job, AIMS[number % 6])] += 1
         _kill(job, signal.SIGTERM if number == 1 else signal.SIGKILL)
         lost.append(fresh.lost())
     assert snakemake.wait() == 0, fresh.output()[-4000:]
@@ -218,13 +221,12 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
 def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
     dice, lost, hit = random.Random(f"snakemake/{kills}"), [], Counter()
-    for _ in range(kills):
+    for number in range(kills):
         snakemake = fresh.start(TRAINED)
         job = fresh.job("train_policy", snakemake)
         assert job is not None, fresh.output()[-4000:]
         _let_train(fresh, job, dice.randint(1, 4))
-        _anywhere_in_a_step(fresh, dice)
-        hit[fresh.part(job)] += 1
+        hit[_aim(fresh, job, AIMS[number])] += 1
         assert not _gone(job)
         os.killpg(snakemake.pid, signal.SIGKILL)
         snakemake.wait()
@@ -250,7 +252,7 @@ def scored(fresh):
 
 
 def _check_scores(workflow):
-    for step in (30, 60):
+    for step in range(SAVE_EVERY, STEPS + 1, SAVE_EVERY):
         folders = (workflow.run, workflow.folder / "scored")
         paths = [run / f"scores/step-{step}.json" for run in folders]
         ours, theirs = (json.loads(path.read_text()) for path in paths)
