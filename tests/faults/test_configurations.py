@@ -141,14 +141,14 @@ def fuzz(count: int) -> list[Case]:
     )
     @given(mutated())
     def attempt(mutation: tuple[str, dict[str, Any]]) -> None:
-        case = Case(*mutation, refused=None)
+        cases.append(case := Case(*mutation, refused=None))
         try:
             config = parse(case.data)
             check_inputs(config)
-            resolve(config)
         except ConfigError as error:
             case.refused = str(error)
-        cases.append(case)
+        else:
+            resolve(config)
 
     attempt()
     return cases
