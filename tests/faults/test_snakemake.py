@@ -36,6 +36,8 @@ RUN = load(CONFIG).results / "toy/aent/seed0"
 TRAINED = str(RUN / "metrics.parquet")
 SCORED = str(RUN / f"scores/step-{STEPS}.json")
 FULL = pytest.mark.faults
+BOTTOMS = (" in <module>\n", " in _bootstrap\n", "  ...\n")
+"""How a stack ends: the main thread's, another one's (it may get the signal), a very deep one."""
 AIMS = ("sampling", "update", "metric flush", "state", "checkpoint")
 # A frame of a stack -> what the process was at.
 FRAMES = {
@@ -113,7 +115,7 @@ class Workflow:
         except OSError:  # not that far, or ended
             return "start"
         stack = ""
-        while not _gone(pid) and not stack.endswith((" in <module>\n", "  ...\n")):
+        while not _gone(pid) and not stack.endswith(BOTTOMS):
             stack = file.read_bytes()[seen:].decode()
         frames = re.findall(r'/(\w+)\.py", line \d+ in (\w+)', stack)
         inside = [FRAMES[frame] for frame in frames if frame in FRAMES]
