@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import pandas as pd
@@ -197,11 +198,37 @@ def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):
     session.save()
     other = trainer.Session(_run(learning_rate=1e-5), *inputs, tmp_path)
     assert other.step == 0
-    assert "starting afresh" in caplog.text
     assert not (tmp_path / "state").exists()
     [aside] = tmp_path.glob("state-other-*")
     assert str(aside) in caplog.text
     assert load_state(aside)["run_hash"] == _run().hash
+
+
+def test_a_state_set_aside_is_there_when_its_run_comes_back(inputs, tmp_path, monkeypatch):
+    """However often two configurations take turns, each goes on, and there is one state aside."""
+    first, second = _run(), _run(learning_rate=1e-5)
+    trainer.train(first, *inputs, tmp_path / "undisturbed")
+    output, reached, learn = tmp_path / "run", [], trainer.Session.learn
+
+    def one_step(session, experience):
+        if reached:
+            raise KeyboardInterrupt
+        reached.append(session.step)
+        return learn(session, experience)
+
+    monkeypatch.setattr(trainer.Session, "learn", one_step)
+    for turn, run in enumerate((first, second, first, second)):
+        reached.clear()
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(run, *inputs, output)
+        assert load_state(output / "state")["run_hash"] == run.hash
+        assert load_state(output / "state")["step"] == turn // 2 + 1
+        assert len(list(output.glob("state-other-*"))) == (turn > 0)
+    monkeypatch.undo()
+    trainer.train(first, *inputs, output)
+    pd.testing.assert_frame_equal(
+        _metrics(output), _metrics(tmp_path / "undisturbed"), check_exact=True
+    )
 
 
 def test_the_coefficient_follows_the_entropy(inputs, tmp_path):
@@ -260,22 +287,70 @@ def test_a_model_that_scales_its_logits_is_refused(inputs, tmp_path):
         trainer.train(_run(), model, inputs[1], tmp_path / "run")
 
 
-def test_a_non_finite_update_leaves_the_last_state_and_a_dump(inputs, tmp_path, monkeypatch):
+def _spoil_loss(value):
+    def spoil(session, experience):
+        experience.estimate.advantages[1, 0] = value
+
+    return spoil
+
+
+def _spoil_gradient(value):
+    def spoil(session, experience):
+        weight = session.policy.get_input_embeddings().weight
+        weight.register_hook(lambda gradient: gradient * value)
+
+    return spoil
+
+
+def _spoil_weight(value):
+    def spoil(session, experience):
+        def step(original=session.updater.optimizer.step):
+            original()
+            with torch.no_grad():
+                session.policy.get_input_embeddings().weight[2, 3] = value
+
+        session.updater.optimizer.step = step
+
+    return spoil
+
+
+NAN, INF = float("nan"), float("inf")
+EMBEDDING = "model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "tensors"),
+    [
+        (_spoil_loss(NAN), "the loss is nan", set()),
+        (_spoil_loss(INF), "the loss is (-inf|inf|nan)", set()),
+        (_spoil_gradient(NAN), "the gradient's norm is nan", {f"{EMBEDDING} (gradient)"}),
+        (_spoil_gradient(INF), "the gradient's norm is (inf|nan)", {f"{EMBEDDING} (gradient)"}),
+        (_spoil_weight(NAN), "a weight is not finite", {EMBEDDING}),
+        (_spoil_weight(INF), "a weight is not finite", {EMBEDDING}),
+    ],
+)
+def test_a_non_finite_update_leaves_the_last_state_and_a_dump(
+    inputs, tmp_path, monkeypatch, spoil, error, tensors
+):
     collect = trainer.Session.collect
 
     def spoiled(session, verifier):
         experience = collect(session, verifier)
         if session.step == 2:
-            experience.estimate.advantages[1, 0] = float("nan")
+            spoil(session, experience)
         return experience
 
     monkeypatch.setattr(trainer.Session, "collect", spoiled)
-    with pytest.raises(trainer.TrainingError, match=r"s/grpo/seed0, step 3: the loss is nan; prob"):
+    with pytest.raises(trainer.TrainingError, match=rf"s/grpo/seed0, step 3: {error}.*; problems"):
         trainer.train(_run(), *inputs, tmp_path)
     assert load_state(tmp_path / "state")["step"] == 2
+    assert len((tmp_path / "state/metrics.jsonl").read_text().splitlines()) == 2
     dump = json.loads((tmp_path / "failures" / "step-3.json").read_text())
-    assert (dump["step"], dump["error"]) == (3, "the loss is nan")
+    assert dump["step"] == 3
+    assert re.match(error, dump["error"])
+    assert set(dump["not_finite"]) >= tensors
     assert [row["row"] for row in dump["responses"]] == [0, 1, 2, 3]  # the first of two minibatches
     assert len(dump["problems"]) == 2
-    assert math.isnan(dump["responses"][1]["advantages"][0])
+    if "loss" in error:
+        assert not math.isfinite(dump["responses"][1]["advantages"][0])
     assert {len(row["tokens"]) == len(row["logprobs"]) for row in dump["responses"]} == {True}

@@ -43,7 +43,8 @@ def replacing(target: Path, guard: Callable[[], object] | None = None) -> Iterat
             _install(partial, target)
             sync(target.parent)
     finally:
-        remove(partial)
+        with naming(target):  # a disk that is gone takes no removal either
+            remove(partial)
 
 
 @contextmanager

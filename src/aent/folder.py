@@ -75,11 +75,23 @@ class RunFolder:
                 return fault
         return None
 
-    def set_state_aside(self) -> Path:
-        """Give the state another name, `state-other-*`; returns its path."""
-        aside = self.output / f"state-other-{secrets.token_hex(4)}"
+    def set_state_aside(self, owner: str) -> Path:
+        """Give the state a name of its own, `state-other-{owner}`; returns its path."""
+        aside = self._aside(owner)
+        if aside.exists():
+            aside = self._aside(f"{owner}-{secrets.token_hex(4)}")
         os.replace(self.state, aside)
         return aside
+
+    def take_state_back(self, owner: str) -> bool:
+        """Give a state that was set aside for this owner its place again, if there is one."""
+        if self.state.exists() or not self._aside(owner).exists():
+            return False
+        os.replace(self._aside(owner), self.state)
+        return True
+
+    def _aside(self, owner: str) -> Path:
+        return self.output / f"state-other-{owner}"
 
     def keep_completions(
         self, step: int, experience: Experience, guard: Callable[[], object]

@@ -17,6 +17,7 @@ By hand, after `snakemake results/models/tiny results/problems/train.jsonl`:
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -171,19 +172,21 @@ class Session:
         return int(known["step"])
 
     def _usable_state(self) -> dict[str, Any] | None:
-        trainer = self.run.setting.trainer
+        trainer, ours = self.run.setting.trainer, _owner(self.run.hash, self.inputs)
+        if self.folder.take_state_back(ours):
+            log.info("%s: is back; it was set aside for another configuration", self.folder.state)
         state = load_state(
             self.folder.state, lacking=lambda step: self.folder.lacking(step, trainer)
         )
-        if state and (state["run_hash"], state["inputs"]) != (self.run.hash, self.inputs):
-            log.warning(
-                "%s is of another configuration, base model or problem file: starting afresh; "
-                "it is now %s, to be removed when nobody needs it",
-                self.folder.state,
-                self.folder.set_state_aside(),
-            )
-            return None
-        return state
+        if state is None or _owner(state["run_hash"], state["inputs"]) == ours:
+            return state
+        log.warning(
+            "%s is of another configuration, base model or problem file; it is now %s, until that "
+            "one is trained again or somebody removes it",
+            self.folder.state,
+            self.folder.set_state_aside(_owner(state["run_hash"], state["inputs"])),
+        )
+        return self._usable_state()
 
     def save(self, guard: Callable[[], object] = lambda: None) -> None:
         """Write the state after the current step.
@@ -417,6 +420,11 @@ def prompts_of_step(prompted: list[Prompted], count: int, step: int, seed: int) 
 
     indices = shuffled()
     return [prompted[next(indices)] for _ in range(count)]
+
+
+def _owner(run_hash: str, inputs: dict[str, str]) -> str:
+    """A short name for all that a state belongs to: configuration, base model, problem file."""
+    return hashlib.sha256(json.dumps([run_hash, inputs]).encode()).hexdigest()[:12]
 
 
 def _seed(seed: int, number: int, stream: str) -> int:

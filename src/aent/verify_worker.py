@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import resource
 import signal
 import sys
@@ -21,6 +22,14 @@ from typing import Any
 from aent.sandbox import forbid_code
 
 MEMORY = 1 << 30  # bytes of address space; an ordinary comparison is content with a tenth
+
+# math-verify joins what `and` or `or` stand between. From any other \text on it drops all that
+# precedes the last brace, as if it were one unit.
+_JOINT = re.compile(r"\\text\s*\{\s*(?:and|or)\s*\}")
+_UNIT = re.compile(
+    r"(?<=\S)\s*\\(?:text\w*|mbox|math(?:rm|it|bf))\{(.*)\}(?:\^\d|\{\^\d\})?$", re.DOTALL
+)
+_EXPONENT = re.compile(r"\^\s*(?:\{\s*-?[0-9]+\s*\}|-?[0-9]+)")
 
 
 def compare(extracted: str, answer: str) -> tuple[bool, bool]:
@@ -34,16 +43,19 @@ def compare(extracted: str, answer: str) -> tuple[bool, bool]:
 
 
 def read(boxed: str) -> list[Any]:
-    """What math-verify makes of a box's content: an expression, and the text.
+    r"""What math-verify makes of a box's content: an expression, and the text.
 
     The content counts as a whole, as LaTeX. math-verify would also look for a number somewhere in
-    what it cannot read, and would read plain expressions with Python's `eval`. A full stop at the
-    end belongs to the sentence.
+    what it cannot read, would read plain expressions with Python's `eval`, and would take
+    `20\text{ or 21}` for 20 of some unit. A full stop at the end belongs to the sentence.
     """
+    content = boxed.rstrip().removesuffix(".")
+    unit = _UNIT.search(_JOINT.sub(";", content))
+    if unit and re.search("[0-9]", _EXPONENT.sub("", unit[1])):
+        return []
     from math_verify import LatexExtractionConfig, parse
 
     whole = LatexExtractionConfig(try_extract_without_anchor=False, boxed_match_priority=0)
-    content = boxed.rstrip().removesuffix(".")
     # A time limit of 0 switches math-verify's own, signal-based limits off: the parent has one.
     found: list[Any] = parse(
         f"\\boxed{{{content}}}", [whole], extraction_mode="first_match", parsing_timeout=0

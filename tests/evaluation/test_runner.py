@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from aent.config import Setting
 from aent.evaluation import runner
 from aent.evaluation.model import RolloutModel, SampledResponse
 from aent.evaluation.tasks import SampledCorrectness, documents, make_task
+from aent.files import StorageError
 from aent.problems.record import Problem, read_problems
 from aent.rewards import Verifier
 from aent.rollout.engine import Rollouts
@@ -273,3 +275,13 @@ def test_a_prompt_too_long_keeps_its_end(caplog):
         runner.score(model, {"b": make_task("b", problems, metric)}, metric, setting)
     assert seen == [[24, 25, 26, 27, 28, 29]]
     assert "1 prompts cut to their last 6 tokens" in caplog.text
+
+
+def test_scores_that_the_disk_does_not_take_are_named(tmp_path):
+    (tmp_path / "scores").write_text("a file where a folder is needed")
+    checkpoint, target = (
+        runner.Checkpoint("s", "m", 0, 4, tmp_path),
+        tmp_path / "scores/step-4.json",
+    )
+    with pytest.raises(StorageError, match=re.escape(f"{target.with_suffix('.parquet')}: cannot")):
+        runner.write(target, checkpoint, {}, pd.DataFrame({"sample": [0]}), 1.0)

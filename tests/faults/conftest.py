@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from aent import trainer
 from aent.config import Run, load
 from aent.models import build_tokenizer, create_model, save_model
 from aent.problems import load_problems
 from aent.problems.record import write_problems
-from aent.trainer import train
 
 CONFIG = Path(__file__).parents[1] / "config.yaml"
 
@@ -37,29 +37,41 @@ class Toy:
 
     def train(self, run: Run, output: Path, uri: str | None = None) -> None:
         """Train in this process."""
-        train(run, self.model, self.problems, output, uri)
+        trainer.train(run, self.model, self.problems, output, uri)
 
-    def start(self, run: Run, output: Path, uri: str | None = None) -> Any:
-        """Train in a process of its own."""
+    def start(
+        self,
+        run: Run,
+        output: Path,
+        uri: str | None = None,
+        target: Callable[..., None] = trainer.train,
+        first: tuple[Any, ...] = (),
+    ) -> Any:
+        """Train in a process of its own; `target` takes `first` and the trainer's arguments."""
         process = self.spawn.Process(
-            target=train, args=(run, self.model, self.problems, output, uri)
+            target=target, args=(*first, run, self.model, self.problems, output, uri)
         )
         process.start()
         return process
 
 
 @pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """A fresh model that has learnt nothing, its problems, and a server of forked processes."""
+def spawn() -> Any:
+    """Starts processes in no time: they are forked from a server that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    store = "mlflow.store.tracking.sqlalchemy_store"
+    context.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store, "snakemake.cli"])
+    return context
+
+
+@pytest.fixture(scope="session")
+def toy(spawn: Any, tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A fresh model that has learnt nothing, its problems, and how to start processes."""
     folder = tmp_path_factory.mktemp("toy")
     config = load(CONFIG)
     scratch = config.models["tiny"]
     save_model(create_model(scratch), build_tokenizer(scratch.vocabulary), folder / "model")
     write_problems(folder / "problems.jsonl", load_problems(config.problems["train"]))
-    # Processes forked from a server that has imported everything start in no time.
-    spawn = multiprocessing.get_context("forkserver")
-    store = "mlflow.store.tracking.sqlalchemy_store"
-    spawn.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store])
     return Toy(folder / "model", folder / "problems.jsonl", spawn)
 
 

@@ -1,8 +1,8 @@
 r"""Completions that no verifier should meet, by family.
 
-Each is (text, right answer, score): 1.0 or 0.0 where a person would know, None where only the
-limits matter. Most families are written down as a pattern and a range; `MARK` in a text stands for
-a path that it tries to create.
+Each is (text, right answer, score): 1.0 or 0.0, or None where the text is right and no verifier
+can be asked to find out within its limit. Most families are written down as a pattern and a range;
+`MARK` in a text stands for a path that it tries to create.
 
     python tests/faults/hostile.py /tmp/mark 2 0.3      scores them all; prints JSON
 """
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from aent.rewards import Verifier
@@ -32,12 +34,12 @@ def towers() -> Iterator[Case]:
     for base in (2, 3, 7, 9, 10, 99):
         for height in (3, 4, 6, 12, 40):
             tower = "^{".join([str(base)] * height) + "}" * (height - 1)
-            yield boxed(tower), "3", 0.0 if height > 3 else None
+            yield boxed(tower), "3", 0.0
     for exponent in (2**20, 2**34, 10**12, 10**100):
         yield boxed(f"2^{{{exponent}}}"), "3", 0.0
         yield boxed(f"0.5^{{-{exponent}}}"), "3", 0.0
         yield boxed(rf"\sqrt[{exponent}]{{2}}"), "3", 0.0
-        yield boxed(f"1^{{{exponent}}}"), "1", None
+        yield boxed(f"1^{{{exponent}}}"), "1", 1.0
     yield boxed(r"2^{2^{2}}"), "16", 1.0
     yield boxed(r"10^{10^{1}}"), "10000000000", 1.0
     yield boxed(r"(-1)^{10^{3}}"), "1", 1.0
@@ -47,7 +49,7 @@ def factorials() -> Iterator[Case]:
     for n in (10**4, 10**6, 10**9, 10**12):
         yield boxed(f"{n}!"), "3", 0.0
         yield boxed(f"({n}!)!"), "3", 0.0
-        yield boxed(rf"\frac{{{n}!}}{{{n - 1}!}}"), str(n), None
+        yield boxed(rf"\frac{{{n}!}}{{{n - 1}!}}"), str(n), 1.0 if n == 10**4 else None
         yield boxed(rf"\binom{{{2 * n}}}{{{n}}}"), "3", 0.0
     for marks in (2, 10, 100, 1000):
         yield boxed("9" + "!" * marks), "3", 0.0
@@ -64,9 +66,9 @@ def sums_and_integrals() -> Iterator[Case]:
         yield boxed(rf"\int_0^{{{top}}} e^{{-x^2}}\sin(x^3) dx"), "3", 0.0
         yield boxed(rf"\int_0^{{{top}}} \frac{{\ln(1+x)\tan x}}{{1+x^5}} dx"), "3", 0.0
     for depth in (3, 10, 30):
-        yield boxed(r"\int_0^1 " * depth + r"e^{xyz} " + "dx " * depth), "3", None
+        yield boxed(r"\int_0^1 " * depth + r"e^{xyz} " + "dx " * depth), "3", 0.0
         yield boxed(r"\sum_{k=1}^{100} " * depth + "k"), "3", 0.0
-        yield boxed(r"\lim_{x \to 0} " * depth + r"\frac{\sin x}{x}"), "3", None
+        yield boxed(r"\lim_{x \to 0} " * depth + r"\frac{\sin x}{x}"), "3", 0.0
         yield boxed(r"\frac{d}{dx} " * depth + r"\tan(x^x)"), "3", 0.0
     yield boxed(r"\sum_{k=1}^{10} k"), "55", 1.0
     yield boxed(r"\int_0^1 2x dx"), "1", 1.0
@@ -125,8 +127,9 @@ def odd_characters() -> Iterator[Case]:
         yield text + boxed("20") + text, "20", 1.0
         yield boxed(rf"\frac{{4{text}}}{{2}}"), "3", 0.0
     yield boxed("02\u202e"), "20", 0.0  # prints as 20
-    yield boxed("\u0662\u0660"), "20", None  # Arabic-Indic digits
-    yield boxed("２０"), "20", None  # full-width digits
+    # LaTeX, and so an answer, has ASCII digits only.
+    yield boxed("\u0662\u0660"), "20", 0.0  # Arabic-Indic digits
+    yield boxed("２０"), "20", 0.0  # full-width digits
     yield boxed("\u00b2"), "2", 0.0  # a superscript
 
 
@@ -180,8 +183,16 @@ def units() -> Iterator[Case]:
     yield boxed(r"\frac{40}{2}"), "20", 1.0
     yield boxed(r"\sqrt{400}"), "20", 1.0
     yield boxed(r"2 \times 10^1"), "20", 1.0
-    # math-verify takes text behind a number for its unit, whatever it says.
-    yield boxed(r"20\text{ apples and }21\text{ pears}"), "20", None
+    yield boxed(r"20\text{ m}^2/\text{s}^2"), "20", 1.0
+    yield boxed(r"20\text{ or }21"), r"20\text{ or }21", 1.0
+    # Text behind a number is its unit, unless it holds another number.
+    for both in (
+        r"20\text{ apples and }21\text{ pears}",
+        r"20\text{ or 21}",
+        r"20\mbox{ }21\mbox{ }",
+    ):
+        yield boxed(both), "20", 0.0
+        yield boxed(both), "21", 0.0
 
 
 def code() -> Iterator[Case]:
@@ -241,7 +252,7 @@ def code() -> Iterator[Case]:
     for text in python + shell + markup:
         yield boxed(text), "20", 0.0
         yield boxed(rf"\text{{{text}}}"), "20", 0.0
-        yield text + boxed("20"), "20", None if text.count("{") != text.count("}") else 1.0
+        yield text + boxed("20"), "20", 1.0
     for digits in ("9**9", "2**-1", "0x14", "0b10100", "2_0", "20j", "1e400", "1e-400", "20L"):
         yield boxed(digits), "20", 0.0
 
@@ -259,12 +270,23 @@ FAMILIES = (
 )
 
 
+def fork_memory(verifier: Verifier) -> list[int]:
+    """Most memory, in bytes, that the comparing process of each worker has had until now."""
+    used = []
+    for worker in verifier._workers:
+        pid = worker.process.pid if worker else 0
+        for fork in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if pid else []:
+            status = Path(f"/proc/{fork}/status").read_text()
+            used.append(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+    return used
+
+
 def score_all(mark: str, workers: int, timeout_s: float) -> dict[str, Any]:
     """Score every case with its family's others; what the test looks at.
 
     Returns:
-        For each family a list of (text's start, wanted score, score, timed out), and the most
-        memory that a worker used, in bytes.
+        For each family a list of (text's start, wanted score, score, timed out), the most memory
+        that a process used, in bytes, and the CPU time of all that have ended.
     """
     families = {}
     with Verifier(workers=workers, timeout_s=timeout_s) as verifier:
@@ -275,10 +297,12 @@ def score_all(mark: str, workers: int, timeout_s: float) -> dict[str, Any]:
                 (text[:100], score, verdict.score, verdict.timed_out)
                 for text, score, verdict in zip(texts, wanted, verdicts, strict=True)
             ]
+        living = fork_memory(verifier)
+    # Only those that somebody has waited for: who went over a limit.
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "families": families,
-        "memory": 1024 * used.ru_maxrss,
+        "memory": max(1024 * used.ru_maxrss, *living),
         "cpu_s": used.ru_utime + used.ru_stime,
     }
 

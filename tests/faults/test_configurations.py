@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import os
 import re
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from dry_run import dry_run
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
@@ -20,12 +19,21 @@ from aent.config import Config, ConfigError, parse
 from aent.inputs import check_inputs
 
 ROOT = Path(__file__).parents[2]
-BASES = {
-    name: yaml.safe_load((ROOT / f"config/{name}.yaml").read_text()) for name in ("config", "paper")
-}
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def base(name: str) -> dict[str, Any]:
+    """One of our configurations. YAML's anchors share parts; a change must not show elsewhere."""
+    data = yaml.safe_load((ROOT / f"config/{name}.yaml").read_text())
+    return yaml.safe_load(yaml.dump(data, Dumper=_NoAliases))
+
+
+BASES = {name: base(name) for name in ("config", "paper")}
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-PLANNED = {"config": 20, "paper": 100}
-"""Of the accepted ones, each how-many-th goes through Snakemake: seconds each, minutes in all."""
 
 NASTY_NAMES = [
     "", ".", "..", "...", "-x", "--help", "a b", "a/b", "../a", "/a", "a\n", "a\x00", "a;b", "$(a)",
@@ -38,6 +46,8 @@ NASTY_VALUES: list[Any] = [
     list(range(2000)), ["grpo"] * 300, [0] * 5, "text", *NASTY_NAMES,
 ]  # fmt: skip
 NASTY_KEYS: list[Any] = [*NASTY_NAMES, None, 1, 2.5, True, "kind", "steps", "extra"]
+
+KINDS = ["value", "number", "scale", "remove", "rename", "add", "refer", "copy", "repeat"]
 
 
 def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -60,16 +70,10 @@ def texts(data: Any) -> list[str]:
 def mutated(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     """A base configuration after one change, or up to three."""
     name = draw(st.sampled_from(sorted(BASES)))
-    # YAML's anchors share parts; a change here must not show elsewhere.
-    data = yaml.safe_load(yaml.dump(BASES[name], Dumper=_NoAliases))
+    data = copy.deepcopy(BASES[name])
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
         mutate(draw, data)
     return name, data
-
-
-class _NoAliases(yaml.SafeDumper):
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def mutate(draw: st.DrawFn, data: dict[str, Any]) -> None:
@@ -78,7 +82,7 @@ def mutate(draw: st.DrawFn, data: dict[str, Any]) -> None:
     part: Any = data
     for key in parents:
         part = part[key]
-    kind = draw(st.sampled_from(["value", "number", "remove", "rename", "add", "refer", "copy"]))
+    kind = draw(st.sampled_from(KINDS))
     if kind == "remove" and last in (part if isinstance(part, dict) else range(len(part))):
         del part[last]
     elif kind == "rename" and isinstance(part, dict):
@@ -89,6 +93,10 @@ def mutate(draw: st.DrawFn, data: dict[str, Any]) -> None:
         part[last] = draw(st.sampled_from(texts(data) or ["x"]))
     elif kind == "copy" and isinstance(part, dict):
         part[draw(st.sampled_from(["copy", "base", "figure1"]))] = copy.deepcopy(part.get(last))
+    elif kind == "repeat" and isinstance(part, list):
+        part.append(part[last])
+    elif kind == "scale" and isinstance(part[last], int | float):
+        part[last] *= draw(st.sampled_from([0.5, 2, 3, 10, -1]))
     elif kind == "number":
         part[last] = draw(st.one_of(st.integers(-5, 2000), st.floats(0, 1), st.floats()))
     else:
@@ -113,78 +121,77 @@ def names_a_key(message: str) -> bool:
     return all(re.match(r"(config: )?[^\s:][^:]*: ", line) for line in message.splitlines())
 
 
-def plan(data: dict[str, Any], folder: Path) -> None:
-    """The DAG, as `snakemake --dry-run` resolves it, in this process."""
-    from snakemake.api import SnakemakeApi
-    from snakemake.settings.types import (
-        ConfigSettings,
-        DAGSettings,
-        OutputSettings,
-        Quietness,
-        ResourceSettings,
-    )
+@dataclass
+class Case:
+    """A mutated configuration and what became of it."""
 
-    (folder / "config.yaml").write_text(yaml.safe_dump(data))
-    with (
-        contextlib.redirect_stderr(io.StringIO()),
-        SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api,
-    ):
-        workflow = api.workflow(
-            resource_settings=ResourceSettings(cores=1),
-            config_settings=ConfigSettings(configfiles=[folder / "config.yaml"]),
-            snakefile=ROOT / "Snakefile",
-            workdir=folder,
-        )
-        workflow.dag(DAGSettings()).execute_workflow(executor="dryrun")
+    base: str
+    data: dict[str, Any]
+    refused: str | None
+    """The message; None when the configuration was accepted."""
 
 
-def fuzz(count: int, folder: Path) -> Counter[str]:
-    """Try this many configurations; returns how many were accepted, planned and refused."""
-    seen: Counter[str] = Counter()
+def fuzz(count: int) -> list[Case]:
+    """Check this many mutated configurations and, where accepted, what rules ask of them."""
+    cases: list[Case] = []
 
     @seed(0)
     @settings(
         max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(mutated())
-    def attempt(case: tuple[str, dict[str, Any]]) -> None:
-        name, data = case
+    def attempt(mutation: tuple[str, dict[str, Any]]) -> None:
+        cases.append(case := Case(*mutation, refused=None))
         try:
-            config = parse(data)
+            config = parse(case.data)
             check_inputs(config)
         except ConfigError as error:
-            seen["refused"] += 1
-            seen["nameless"] += not names_a_key(str(error))
-            return
-        seen["accepted"] += 1
-        resolve(config)
-        if seen[name] % PLANNED[name] == 0:
-            plan(data, folder)
-            seen["planned"] += 1
-        seen[name] += 1
+            case.refused = str(error)
+        else:
+            resolve(config)
 
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        attempt()
-    finally:
-        os.chdir(here)
-    print(dict(seen))
-    assert not seen["nameless"]
-    return seen
+    attempt()
+    return cases
 
 
-def test_mutated_configurations(tmp_path):
-    seen = fuzz(300, tmp_path)
-    assert min(seen["accepted"], seen["refused"], seen["planned"]) > 0
-    assert not seen["nameless"]
+def dry_run_all(spawn: Any, cases: list[Case], folder: Path) -> None:
+    """Ask `snakemake -n` about each: it resolves, or says in other places' words what is wrong."""
+    for number, case in enumerate(cases):
+        configuration, output = folder / f"{number}.yaml", folder / f"{number}.txt"
+        configuration.write_text(yaml.safe_dump(case.data, sort_keys=False))
+        process = spawn.Process(target=dry_run, args=(configuration, output))
+        process.start()
+        process.join()
+        said = output.read_text()
+        assert "Traceback" not in said, (configuration, said)
+        assert process.exitcode == (1 if case.refused else 0), (configuration, said)
+        if case.refused:
+            first = case.refused.splitlines()[0].removeprefix("config: ")
+            assert first in said, (configuration, said)
+
+
+def judge(cases: list[Case]) -> tuple[list[Case], list[Case]]:
+    """Accepted and refused ones, after a look at the messages."""
+    accepted = [case for case in cases if case.refused is None]
+    refused = [case for case in cases if case.refused is not None]
+    assert [case.refused for case in refused if not names_a_key(case.refused)] == []
+    return accepted, refused
+
+
+def test_mutated_configurations(spawn, tmp_path):
+    accepted, refused = judge(fuzz(300))
+    assert {case.base for case in accepted} == {case.base for case in refused} == set(BASES)
+    dry_run_all(spawn, accepted[::10] + refused[::20], tmp_path)
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(3600)
-def test_two_thousand_mutated_configurations(tmp_path):
-    seen = fuzz(2000, tmp_path)
-    assert seen["accepted"] + seen["refused"] >= 2000
+@pytest.mark.timeout(7200)
+def test_two_thousand_mutated_configurations(spawn, tmp_path):
+    accepted, refused = judge(fuzz(2000))
+    assert len(accepted) + len(refused) >= 2000
+    print(f"accepted {Counter(case.base for case in accepted)}", end=", ")
+    print(f"refused {Counter(case.base for case in refused)}")
+    dry_run_all(spawn, accepted + refused[::20], tmp_path)
 
 
 @pytest.mark.parametrize("name", NASTY_NAMES[: NASTY_NAMES.index("base")])

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hostile import fork_memory
 
+from aent.rewards import Verifier
 from aent.verify_worker import MEMORY
 
 SCRIPT = Path(__file__).with_name("hostile.py")
@@ -49,8 +51,10 @@ def test_there_are_enough(outcome):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_score_is_right_where_a_right_one_exists(outcome, family):
     cases = outcome["families"][family]
-    wrong = [case for case in cases if case[1] is not None and case[1] != case[2]]
-    assert not wrong
+    assert [case for case in cases if case[1] is not None and case[1] != case[2]] == []
+    hopeless = [case for case in cases if case[1] is None]
+    assert len(hopeless) == (3 if family == "factorials" else 0)
+    assert all(over or score == 1 for _, _, score, over in hopeless)
 
 
 def test_what_is_over_the_limit_earns_nothing_and_kills_no_other(outcome):
@@ -64,6 +68,17 @@ def test_what_is_over_the_limit_earns_nothing_and_kills_no_other(outcome):
 
 def test_memory_stays_bounded(outcome):
     assert outcome["memory"] < MEMORY
+
+
+def test_a_comparison_that_allocates_without_end_stops_at_the_limit():
+    """With all the time it wants: the kernel gives no more memory, and the worker lives on."""
+    texts = [r"\boxed{(1+x)^{10^8}}", r"\boxed{2/4}", r"\boxed{2/4}"]
+    with Verifier(timeout_s=100.0) as verifier:
+        verdicts = verifier.score(texts, ["3", "0.5", "0.4"])
+        [used] = fork_memory(verifier)
+    assert [v.score for v in verdicts] == [0.0, 1.0, 0.0]
+    assert not any(v.timed_out for v in verdicts)
+    assert 0.8 * MEMORY < used <= MEMORY
 
 
 def test_nothing_was_run(outcome, mark):

@@ -13,6 +13,7 @@ import time
 
 import pandas as pd
 import pytest
+from aimed import PARTS, count_calls, train_and_die
 from mlflow.tracking import MlflowClient
 
 from aent.signals import STATUS
@@ -85,6 +86,39 @@ def test_killed_at_random_moments(
     same_outputs(output, undisturbed(run))
     if uri:
         _once_each(uri, run, output)
+
+
+@pytest.fixture(scope="module")
+def short(toy):
+    return toy.run("aent", steps=12, save_every=2, state_every=1)
+
+
+@pytest.fixture(scope="module")
+def counted(toy, short, tmp_path_factory):
+    """A run's folder that nobody disturbed, and the function calls of each part."""
+    output = tmp_path_factory.mktemp("counted") / "run"
+    return output, count_calls(short, toy.model, toy.problems, output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTS)
+def test_killed_within_each_part(toy, short, counted, same_outputs, tmp_path, part):
+    """Three times in one run, before calls drawn by lot; at most a step and a half go by each."""
+    folder, calls = counted
+    occasions = {"checkpoint": 6, "completions": 7, "metrics file": 1, "publishing": 1}.get(
+        part, 12
+    )
+    most = max(calls[part] // occasions * 3 // 2, 1) if occasions > 1 else calls[part]
+    output, dice = tmp_path / "run", random.Random(f"parts/{part}")
+    for _ in range(3):
+        number = dice.randint(1, most)
+        process = toy.start(short, output, target=train_and_die, first=(part, number))
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert _rows(output) - _state(output) <= 1
+    toy.train(short, output)
+    assert not list(output.rglob(".*.partial"))
+    same_outputs(output, folder)
 
 
 def test_killed_after_the_last_step_it_publishes_again(toy, undisturbed, same_outputs, tmp_path):

@@ -6,31 +6,47 @@ A short version runs with the other tests, the full one with `make faults`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from aimed import PARTS
 from mlflow.tracking import MlflowClient
 
 from aent.config import load
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests/config.yaml"
-STEPS = 40
-CHANGES = f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: 20, state_every: 1}}}}}}"
+STACKS = Path(__file__).with_name("stacks")
+STEPS, SAVE_EVERY = 100, 10
+CHANGES = (
+    f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: {SAVE_EVERY}, state_every: 1}}}}}}"
+)
 RUN = load(CONFIG).results / "toy/aent/seed0"
 TRAINED = str(RUN / "metrics.parquet")
 SCORED = str(RUN / f"scores/step-{STEPS}.json")
 FULL = pytest.mark.faults
+BOTTOMS = (" in <module>\n", " in _bootstrap\n", "  ...\n")
+"""How a stack ends: the main thread's, another one's (it may get the signal), a very deep one."""
+AIMS = ("sampling", "update", "metric flush", "state", "checkpoint")
+# A frame of a stack -> what the process was at.
+FRAMES = {
+    (owner.__module__.rpartition(".")[2], name): part
+    for part, (owner, names) in PARTS.items()
+    for name in names
+} | {("runner", "evaluate_checkpoints"): "scoring"}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 class Workflow:
@@ -39,6 +55,8 @@ class Workflow:
     def __init__(self, folder: Path):
         self.folder = folder
         self.run = folder / RUN
+        self.stacks = folder / "stacks"
+        self.stacks.mkdir()
 
     def start(self, target: str, *options: str) -> subprocess.Popen[str]:
         """Start Snakemake in a process group of its own; output goes to `output.txt`."""
@@ -46,11 +64,12 @@ class Workflow:
         command += ["--directory", str(self.folder), "--cores", "1", *options]
         command += ["--configfile", str(CONFIG), "--config", CHANGES, "--", target]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        watched = {"PYTHONPATH": str(STACKS), "AENT_TEST_STACKS": str(self.stacks)}
         with (self.folder / "output.txt").open("w") as output:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=os.environ | {"PATH": path, "HF_HUB_OFFLINE": "1"},
+                env=os.environ | watched | {"PATH": path, "HF_HUB_OFFLINE": "1"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -87,6 +106,22 @@ class Workflow:
         except (OSError, IndexError):  # it has ended, or is another user's
             return False
 
+    def part(self, pid: int) -> str:
+        """What a job is at, from its stack a moment ago; "start" before its work has begun."""
+        file = self.stacks / str(pid)
+        try:
+            seen = file.stat().st_size
+            os.kill(pid, signal.SIGUSR1)
+        except OSError:  # not that far, or ended
+            return "start"
+        stack = ""
+        while not _gone(pid) and not stack.endswith(BOTTOMS):
+            stack = file.read_bytes()[seen:].decode()
+        frames = re.findall(r'/(\w+)\.py", line \d+ in (\w+)', stack)
+        inside = [FRAMES[frame] for frame in frames if frame in FRAMES]
+        began = ("trainer", "_take_steps") in frames
+        return inside[0] if inside else "between" if began else "start"
+
     def rows(self) -> int:
         """Complete lines of the metrics log."""
         path = self.run / "state/metrics.jsonl"
@@ -108,12 +143,14 @@ def _gone(pid: int) -> bool:
         return True
 
 
-def _kill(pid: int, number: int = signal.SIGKILL) -> None:
-    """Send a signal and wait for the end; a process that has just ended is fine."""
-    if not _gone(pid):
+def _kill(pid: int, number: int = signal.SIGKILL) -> bool:
+    """Send a signal and wait for the end; returns whether there was a process to end."""
+    alive = not _gone(pid)
+    if alive:
         os.kill(pid, number)
     while not _gone(pid):
         time.sleep(0.01)
+    return alive
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +169,19 @@ def fresh(workflow):
     return workflow
 
 
-def _let_train(workflow, job, steps):
-    """Wait until the job has taken some steps, or has ended."""
-    start = workflow.rows()
-    while not _gone(job) and workflow.rows() < start + steps:
+def _let_train(workflow, job, steps, seconds=math.inf):
+    """Wait until the job has taken some steps, some time has passed, or it has ended."""
+    start, end = workflow.rows(), time.monotonic() + seconds
+    while not _gone(job) and workflow.rows() < start + steps and time.monotonic() < end:
         time.sleep(0.001)
+
+
+def _aim(workflow, job, part):
+    """Wait until the job is seen at a part, and return it; what it is at after some steps else."""
+    end = workflow.rows() + (SAVE_EVERY + 1 if part == "checkpoint" else 3)
+    while (seen := workflow.part(job)) != part and workflow.rows() < end and not _gone(job):
+        time.sleep(0.0005)
+    return seen
 
 
 def _check_mlflow(workflow):
@@ -151,22 +196,24 @@ def _check_mlflow(workflow):
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=FULL)])
 def test_killed_training_jobs(fresh, same_outputs, kills):
-    """Some at any moment of the job's life, imports included; the others while it trains."""
-    dice, lost, starts = random.Random(f"jobs/{kills}"), [], 0
+    """Some at any moment of the job's life, imports included; the others in parts of a step."""
+    dice, lost, hit, starts = random.Random(f"jobs/{kills}"), [], Counter(), 0
     snakemake = fresh.start(TRAINED, "--retries", str(kills + 1))
     for number in range(kills):
         job = fresh.job("train_policy", snakemake)
         if job is None:
             break
         starts += 1
-        if number % 5 == 4:
-            time.sleep(dice.uniform(0, 6))
+        if number % 6 == 5:
+            _let_train(fresh, job, 2, seconds=dice.uniform(0, 6))
+            hit[fresh.part(job)] += 1
         else:
-            _let_train(fresh, job, dice.randint(0, 3))
-            time.sleep(dice.uniform(0, 0.1))
+            _let_train(fresh, job, dice.randint(0, 2))
+            hit[_aim(fresh, job, AIMS[number % 6])] += 1
         _kill(job, signal.SIGTERM if number == 1 else signal.SIGKILL)
         lost.append(fresh.lost())
     assert snakemake.wait() == 0, fresh.output()[-4000:]
+    print(f"{kills} training jobs killed: {dict(hit)}, steps to repeat {sum(lost)}")
     assert starts == kills
     assert max(lost) <= 1
     same_outputs(fresh.run, fresh.folder / "undisturbed")
@@ -175,44 +222,67 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
 
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
 def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
-    dice = random.Random(f"snakemake/{kills}")
-    for _ in range(kills):
+    dice, lost, hit = random.Random(f"snakemake/{kills}"), [], Counter()
+    for number in range(kills):
         snakemake = fresh.start(TRAINED)
         job = fresh.job("train_policy", snakemake)
         assert job is not None, fresh.output()[-4000:]
         _let_train(fresh, job, dice.randint(1, 4))
+        hit[_aim(fresh, job, AIMS[number])] += 1
+        assert not _gone(job)
         os.killpg(snakemake.pid, signal.SIGKILL)
         snakemake.wait()
         _kill(job)
-        assert fresh.lost() <= 1
+        lost.append(fresh.lost())
         fresh.unlock()
+    print(f"Snakemake killed {kills} times: {dict(hit)}, steps to repeat {sum(lost)}")
+    assert max(lost) <= 1
     assert fresh.rows() > 0
     fresh.finish(TRAINED)
     same_outputs(fresh.run, fresh.folder / "undisturbed")
     _check_mlflow(fresh)
 
 
-@FULL
-def test_killed_evaluation_jobs(fresh):
+@pytest.fixture
+def scored(fresh):
+    """The folder with a trained run that is to be scored, and a copy that nothing disturbed."""
     fresh.finish(SCORED)
-    reference = fresh.folder / "scored"
-    shutil.move(fresh.run, reference)
+    shutil.move(fresh.run, fresh.folder / "scored")
     fresh.finish(TRAINED)
-    dice = random.Random("evaluation")
-    snakemake = fresh.start(SCORED, "--retries", "6")
-    for _ in range(5):
-        job = fresh.job("evaluate_checkpoints", snakemake)
-        assert job is not None, fresh.output()[-4000:]
-        time.sleep(dice.uniform(0, 15))
-        _kill(job)
-    assert snakemake.wait() == 0, fresh.output()[-4000:]
-    for step in (20, 40):
-        paths = [run / f"scores/step-{step}.json" for run in (fresh.run, reference)]
+    yield fresh
+    shutil.rmtree(fresh.folder / "scored")
+
+
+def _check_scores(workflow):
+    for step in range(SAVE_EVERY, STEPS + 1, SAVE_EVERY):
+        folders = (workflow.run, workflow.folder / "scored")
+        paths = [run / f"scores/step-{step}.json" for run in folders]
         ours, theirs = (json.loads(path.read_text()) for path in paths)
         assert ours | {"seconds": 0} == theirs | {"seconds": 0}
         details = [pd.read_parquet(path.with_suffix(".parquet")) for path in paths]
         pd.testing.assert_frame_equal(*details, check_exact=True)
-    assert not (fresh.run / "state").exists()
+    assert not (workflow.run / "state").exists()
+
+
+@FULL
+def test_killed_evaluation_jobs(scored):
+    """Two during imports, the others within a second of scoring, which takes about one."""
+    dice, hit = random.Random("evaluation"), Counter()
+    snakemake = scored.start(SCORED, "--retries", "6")
+    for number in range(5):
+        job = scored.job("evaluate_checkpoints", snakemake)
+        assert job is not None, scored.output()[-4000:]
+        if number < 2:
+            time.sleep(dice.uniform(0, 5))
+        else:
+            while not _gone(job) and scored.part(job) != "scoring":
+                time.sleep(0.02)
+            time.sleep(dice.uniform(0, 1))
+        hit[scored.part(job)] += 1
+        assert _kill(job)
+    assert snakemake.wait() == 0, scored.output()[-4000:]
+    print(f"5 evaluation jobs killed: {dict(hit)}")
+    _check_scores(scored)
 
 
 @FULL

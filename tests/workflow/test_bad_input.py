@@ -13,7 +13,7 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from aent.checksums import write_checksums
-from aent.config import ConfigError, PretrainedModel, parse
+from aent.config import ConfigError, PretrainedModel, load, parse
 from aent.config.model import ScratchModel
 from aent.fetch import fetch_model
 from aent.inputs import check_inputs
@@ -167,6 +167,20 @@ def test_stops_before_anything_runs(name, snakemake, folder):
     assert "Traceback" not in done.stdout
     assert not (folder / "results").exists()
     assert time.monotonic() - start < 30
+
+
+def test_a_name_that_stands_twice_is_refused(snakemake, folder):
+    """YAML's readers would keep the last of the two."""
+    text = (ROOT / "tests/config.yaml").read_text()
+    twice = text.replace("  entreg:\n", "  grpo:\n", 1)
+    (folder / "bad.yaml").write_text(twice)
+    line = twice[: twice.rindex("  grpo:")].count("\n") + 1
+    with pytest.raises(ConfigError, match=rf"'grpo' stands there twice(.|\n)*line {line}"):
+        load(folder / "bad.yaml")
+    done = snakemake("--dry-run", "--configfile", str(folder / "bad.yaml"), folder=folder)
+    assert done.returncode != 0
+    assert "bad.yaml: 'grpo' stands there twice" in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_every_problem_of_a_file_is_told_at_once():

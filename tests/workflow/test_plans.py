@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from aent.config import load
 from aent.config.revisions import moving
@@ -46,6 +47,16 @@ def test_default_plan_trains_every_run_once(snakemake, with_default):
     assert planned["write_table"] == len(config.tables)
     assert planned["draw_figure"] == len(config.figures)
     assert planned["draw_mdp"] == planned["judge_claims"] == planned["write_report"] == 1
+
+
+def test_a_configuration_without_claims_plans_none_and_warns_of_nothing(snakemake, tmp_path):
+    data = yaml.safe_load((ROOT / "config/config.yaml").read_text())
+    del data["claims"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(data))
+    done = snakemake("--dry-run", "--configfile", str(tmp_path / "config.yaml"), folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "judge_claims" not in done.stdout  # nor in a warning of missing rules
+    assert "write_report" in jobs(done.stdout)
 
 
 def test_paper_plan_resolves_without_network_and_without_the_laptop(snakemake, with_default):

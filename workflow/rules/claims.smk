@@ -1,8 +1,7 @@
-localrules:
-    judge_claims,
-
-
 if study.claims:
+
+    localrules:
+        judge_claims,
 
     rule judge_claims:
         input:

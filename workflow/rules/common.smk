@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 try:
-    from aent.config import ConfigError, parse as parse_study
+    from aent.config import ConfigError, parse as parse_study, read
     from aent.config.model import ScratchModel
     from aent.config.revisions import moving
     from aent.inputs import check_inputs
@@ -25,6 +25,11 @@ def read_study():
     """The configuration, checked; local problem files and model directories are looked at too."""
     where = ", ".join(str(file) for file in workflow.configfiles) or "config"
     try:
+        if workflow.is_main_process:
+            for (
+                file
+            ) in workflow.configfiles:  # Snakemake takes a key's last value, and says nothing
+                read(file)
         study = parse_study(config, where)
         if workflow.is_main_process:
             check_inputs(study)

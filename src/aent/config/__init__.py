@@ -8,7 +8,7 @@ from aent.config.data import Problems, SyntheticProblems
 from aent.config.error import ConfigError, describe
 from aent.config.method import Method
 from aent.config.model import Model, PretrainedModel, ScratchModel
-from aent.config.reading import load, parse
+from aent.config.reading import load, parse, read
 from aent.config.reproduction import Config
 from aent.config.run import Run
 from aent.config.setting import Setting
@@ -27,4 +27,5 @@ __all__ = [
     "describe",
     "load",
     "parse",
+    "read",
 ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from aent.config.error import ConfigError, describe
 from aent.config.reproduction import Config
 from aent.config.size import size_problem
+from aent.config.source import read_source
 
 
 def load(path: Path | str) -> Config:
@@ -19,12 +20,19 @@ def load(path: Path | str) -> Config:
     Raises:
         ConfigError: the file is unreadable or wrong; the message names each key.
     """
+    return parse(read(path), str(path))
+
+
+def read(path: Path | str) -> Any:
+    """Read a YAML configuration file without a look at what it says.
+
+    Raises:
+        ConfigError: the file is unreadable, or a key stands twice in one place.
+    """
     try:
-        data = yaml.safe_load(Path(path).read_text())
-    # PyYAML lets through what Python says of impossible dates, long numbers and deep nesting.
+        return read_source(path)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    return parse(data, str(path))
 
 
 def parse(data: Any, where: str = "config") -> Config:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from aent.config import Setting
 from aent.config.engine import VllmEngine
 from aent.evaluation.model import RolloutModel, SampledResponse
 from aent.evaluation.tasks import SampledCorrectness, documents, make_task
+from aent.files import replacing
 from aent.models import encode_prompt, load_model, load_tokenizer
 from aent.problems.record import read_problems
 from aent.processes import Processes, open_scoring
@@ -301,8 +301,10 @@ def write(
 
     Returns:
         The path of the scores.
+
+    Raises:
+        aent.files.StorageError: the disk is full or gone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "setting": checkpoint.setting,
         "method": checkpoint.method,
@@ -313,9 +315,8 @@ def write(
         "inputs": inputs,
         "benchmarks": scores,
     }
-    partial = path.with_name(f".{path.name}.partial")
-    details.to_parquet(partial, index=False)
-    os.replace(partial, path.with_suffix(".parquet"))
-    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-    os.replace(partial, path)
+    with replacing(path.with_suffix(".parquet")) as partial:
+        details.to_parquet(partial, index=False)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
     return path
