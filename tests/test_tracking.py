@@ -16,7 +16,7 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from aent.config import parse
-from aent.mirror import Store, parameters, run_tags
+from aent.store import Store, parameters, run_tags
 from aent.tracking import (
     RecordError,
     RunRecorder,
@@ -110,7 +110,7 @@ def test_not_a_number_reaches_both(tmp_path, uri):
 def test_resumed_run_keeps_its_mlflow_run(tmp_path, uri):
     first = record(tmp_path / "run", uri, range(1, 11))
     assert first.mirror is not None
-    first.mirror._abandon()
+    first.close()
     second = record(tmp_path / "run", uri, range(11, 16))
     path = second.finish()
     assert second.mlflow_run_id == first.mirror.run_id
@@ -120,7 +120,7 @@ def test_resumed_run_keeps_its_mlflow_run(tmp_path, uri):
 
 def test_repeated_steps_are_in_neither_twice(tmp_path, uri):
     first = record(tmp_path / "run", uri, range(1, 11))
-    first.mirror._abandon()
+    first.close()
     second = record(tmp_path / "run", uri, range(6, 12), shift=0.5)
     path = second.finish()
     frame = pd.read_parquet(path)
@@ -188,7 +188,7 @@ def test_store_lost_while_running_is_filled_later(tmp_path, uri, caplog, monkeyp
     monkeypatch.setattr("aent.mirror.ATTEMPTS", 1)
     directory = tmp_path / "run"
     recorder = record(directory, uri, range(1, 4))
-    recorder.mirror._abandon()  # what it has is in the store now
+    recorder.close()  # what it has is in the store now
     database, away = tmp_path / "mlflow/mlflow.db", tmp_path / "away.db"
     recorder = RunRecorder(directory, RUN, uri, first_step=4)
     database.rename(away)
