@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # Beside training that wants the same core, the process gets a 28th of it. Not less: who starves in
 # a transaction of a SQLite store keeps the other writers waiting.
 NICENESS = 15
-FINISH_S = 30.0  # longest wait for the mirror when a run ends
+FINISH_S = 60.0  # longest wait for the mirror when a run ends
 HURRY_S = 5.0  # of these, those for the process at low priority: others may want its core too
 ABANDON_S = 5.0  # longest wait when a run fails
 
