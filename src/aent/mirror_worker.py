@@ -52,18 +52,14 @@ class Courier:
 
         Raises:
             SupersededError: another process has replaced the journal.
-            Exception: MLflow did not take it; the next call finds out what it has.
+            Exception: MLflow did not take it, and may have some of it: see `reopen`.
         """
         if not self.follower.is_current():
             raise SupersededError(f"{self.follower.path} has been replaced by another process")
-        try:
-            if self.store is None or self.run_id is None:
-                self._open()
-            else:
-                self.store.log(self.run_id, to_points(self.follower.read()))
-        except Exception:
-            self.store = None
-            raise
+        if self.store is None or self.run_id is None:
+            self._open()
+        else:
+            self.store.log(self.run_id, to_points(self.follower.read()))
 
     def finish(self, status: str, steps: int | None) -> None:
         """Bring what is left and end the MLflow run.
@@ -85,6 +81,10 @@ class Courier:
             # Whatever was logged above: MLflow is asked what it holds.
             self.run_id = self._hold(self.store, rows, self.run_id)
         self.store.mark(self.run_id, status)
+
+    def reopen(self) -> None:
+        """Have the next call find out what MLflow holds."""
+        self.store = None
 
     def _open(self) -> None:
         """Open the store and have the run in it, with all rows so far."""
@@ -133,6 +133,7 @@ def mirror(courier: Courier, ends: queue.SimpleQueue[dict[str, Any]]) -> Iterato
             yield {"lacks": str(error)}
             return
         except Exception as error:  # what MLflow's many back ends raise has no common type
+            courier.reopen()
             tries -= end is not None
             if not tries:
                 yield {"lacks": reason(error)}
@@ -158,7 +159,9 @@ def main() -> None:
     configure_logging()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
-    order = json.loads(sys.stdin.readline())
+    if not (line := sys.stdin.readline()):
+        return
+    order = json.loads(line)
     courier = Courier(
         order["uri"],
         Run.model_validate(order["run"]),
@@ -168,8 +171,9 @@ def main() -> None:
     )
     ends: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(ends,), daemon=True).start()
-    for message in mirror(courier, ends):
-        print(json.dumps(message), file=answers)
+    with contextlib.suppress(BrokenPipeError):  # nobody is there to be told
+        for message in mirror(courier, ends):
+            print(json.dumps(message), file=answers)
 
 
 def _listen(ends: queue.SimpleQueue[dict[str, Any]]) -> None:

@@ -58,8 +58,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     write_problems(folder / "problems.jsonl", load_problems(config.problems["train"]))
     # Processes forked from a server that has imported everything start in no time.
     spawn = multiprocessing.get_context("forkserver")
-    store = "mlflow.store.tracking.sqlalchemy_store"
-    spawn.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store])
+    spawn.set_forkserver_preload(["aent.trainer"])
     return Toy(folder / "model", folder / "problems.jsonl", spawn)
 
 
