@@ -22,6 +22,7 @@ from aent.tracking import (
     RecordError,
     RunRecorder,
     create_store,
+    ensure_store,
     log_artifacts,
     log_scores,
     mirror_run,
@@ -294,6 +295,56 @@ def test_sync_fills_what_is_missing_and_again_nothing(tmp_path):
     assert sync(config) == {str(directory): 15}
     [found] = Store(uri).runs("toy", "grpo/0")
     assert history(uri, found.info.run_id) == in_parquet(directory / "metrics.parquet")
+
+
+def test_infinity_is_held_once(tmp_path, uri):
+    """MLflow's SQL stores keep the largest number in its place; that is no foreign point."""
+    recorder = RunRecorder(tmp_path / "run", RUN, None)
+    recorder.log(1, {"loss/value": math.inf, "policy/kl_old": -math.inf})
+    recorder.finish()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"run": RUN.model_dump(mode="json")}))
+    assert mirror_run(uri, tmp_path / "run") == 2
+    assert mirror_run(uri, tmp_path / "run") == 0
+    client = MlflowClient(uri)
+    [found] = client.search_runs(
+        [client.get_experiment_by_name("toy").experiment_id], run_view_type=ViewType.ALL
+    )
+    assert found.data.metrics["loss/value"] == sys.float_info.max
+
+
+def test_sync_gives_a_run_its_missing_parameters(tmp_path, uri):
+    """A mirror that was stopped after it had made the run, and before it had described it."""
+    recorder = RunRecorder(tmp_path / "run", RUN, None)
+    recorder.log(1, metrics(1))
+    recorder.finish()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"run": RUN.model_dump(mode="json")}))
+    store = Store(uri)
+    made = MlflowClient(uri).create_run(
+        store.experiment("toy"), run_name="grpo/0", tags=run_tags(RUN, tmp_path / "run")
+    )
+    assert mirror_run(uri, tmp_path / "run") == 3
+    held = MlflowClient(uri).get_run(made.info.run_id)
+    assert held.data.params == parameters(RUN)
+    assert held.info.status == "FINISHED"
+
+
+def test_a_store_is_created_as_a_whole(tmp_path):
+    """Nothing else is left, and one that is there stays."""
+    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    ensure_store(uri, tmp_path / "artifacts")
+    assert [path.name for path in (tmp_path / "mlflow").iterdir()] == ["mlflow.db"]
+    Store(uri).experiment("toy")
+    ensure_store(uri, tmp_path / "artifacts")
+    create_store(uri, tmp_path / "artifacts")
+    assert MlflowClient(uri).get_experiment_by_name("toy") is not None
+
+
+def test_a_store_that_cannot_be_created_costs_a_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    uri = f"sqlite:///{tmp_path}/file/mlflow.db"
+    ensure_store(uri, tmp_path / "artifacts")
+    [record] = caplog.records
+    assert f"MLflow ({uri}) lacks a store: " in record.getMessage()
 
 
 def test_artifacts_on_the_summary_run(tmp_path, uri):
