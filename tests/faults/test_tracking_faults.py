@@ -31,6 +31,11 @@ from aent.tracking import create_store
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 STEPS = {"steps": 120, "save_every": 120, "state_every": 20}
 FULL = pytest.mark.faults
+PATIENTLY = """
+from aent import mirror, trainer
+mirror.NICENESS, mirror.FINISH_S, mirror.HURRY_S = 0, 300.0, 300.0
+trainer.train(*arguments)
+"""
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -38,8 +43,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def start(toy, run, output, uri):
     """Train in a process that waits for MLflow however busy the machine is."""
     arguments = {"arguments": (run, toy.model, toy.problems, output, uri)}
-    lines = "import aent.mirror, aent.trainer as t; aent.mirror.FINISH_S = 300; t.train(*arguments)"
-    process = toy.spawn.Process(target=exec, args=(lines, arguments))
+    process = toy.spawn.Process(target=exec, args=(PATIENTLY, arguments))
     process.start()
     return process
 
