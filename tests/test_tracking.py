@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,12 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from aent.config import parse
-from aent.mirror import Store, parameters, run_tags
+from aent.store import Store, parameters, run_tags
 from aent.tracking import (
     RecordError,
     RunRecorder,
     create_store,
+    ensure_store,
     log_artifacts,
     log_scores,
     mirror_run,
@@ -40,6 +42,14 @@ CONFIG = {
     },
 }
 RUN = parse(CONFIG).run("toy", "grpo", 0)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine must not decide what MLflow has."""
+    monkeypatch.setattr("aent.mirror.NICENESS", 0)
+    for name in ("FINISH_S", "HURRY_S", "ABANDON_S"):
+        monkeypatch.setattr(f"aent.mirror.{name}", 300.0)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +76,19 @@ def record(directory: Path, uri: str | None, steps: range, shift: float = 0.0) -
     for step in steps:
         recorder.log(step, metrics(step, shift))
     return recorder
+
+
+def interrupt(recorder: RunRecorder, uri: str) -> str:
+    """End a recorder as an error does, after MLflow has its rows; returns the MLflow run's id."""
+    mirror, last = recorder.mirror, recorder.rows[-1]["step"]
+    until = time.monotonic() + 250
+    while mirror.run_id is None or (last, 1 / last) not in history(uri, mirror.run_id).get(
+        "entropy/full", []
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    recorder.close()
+    return mirror.run_id
 
 
 def history(uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -108,19 +131,16 @@ def test_not_a_number_reaches_both(tmp_path, uri):
 
 
 def test_resumed_run_keeps_its_mlflow_run(tmp_path, uri):
-    first = record(tmp_path / "run", uri, range(1, 11))
-    assert first.mirror is not None
-    first.mirror._abandon()
+    first = interrupt(record(tmp_path / "run", uri, range(1, 11)), uri)
     second = record(tmp_path / "run", uri, range(11, 16))
     path = second.finish()
-    assert second.mlflow_run_id == first.mirror.run_id
+    assert second.mlflow_run_id == first
     assert history(uri, second.mlflow_run_id) == in_parquet(path)
     assert len(pd.read_parquet(path)) == 15
 
 
 def test_repeated_steps_are_in_neither_twice(tmp_path, uri):
-    first = record(tmp_path / "run", uri, range(1, 11))
-    first.mirror._abandon()
+    first = interrupt(record(tmp_path / "run", uri, range(1, 11)), uri)
     second = record(tmp_path / "run", uri, range(6, 12), shift=0.5)
     path = second.finish()
     frame = pd.read_parquet(path)
@@ -131,7 +151,7 @@ def test_repeated_steps_are_in_neither_twice(tmp_path, uri):
     experiment = client.get_experiment_by_name("toy").experiment_id
     assert [r.info.run_id for r in client.search_runs([experiment])] == [second.mlflow_run_id]
     deleted = client.search_runs([experiment], run_view_type=ViewType.DELETED_ONLY)
-    assert [r.info.run_id for r in deleted] == [first.mirror.run_id]
+    assert [r.info.run_id for r in deleted] == [first]
 
 
 def test_fresh_start_replaces_the_folders_run_and_no_other(tmp_path, uri):
@@ -184,11 +204,9 @@ def test_missing_store_costs_one_warning(tmp_path, caplog):
     assert not (tmp_path / "gone").exists()
 
 
-def test_store_lost_while_running_is_filled_later(tmp_path, uri, caplog, monkeypatch):
-    monkeypatch.setattr("aent.mirror.ATTEMPTS", 1)
+def test_store_lost_while_running_is_filled_later(tmp_path, uri, caplog):
     directory = tmp_path / "run"
-    recorder = record(directory, uri, range(1, 4))
-    recorder.mirror._abandon()  # what it has is in the store now
+    interrupt(record(directory, uri, range(1, 4)), uri)
     database, away = tmp_path / "mlflow/mlflow.db", tmp_path / "away.db"
     recorder = RunRecorder(directory, RUN, uri, first_step=4)
     database.rename(away)
@@ -279,6 +297,56 @@ def test_sync_fills_what_is_missing_and_again_nothing(tmp_path):
     assert sync(config) == {str(directory): 15}
     [found] = Store(uri).runs("toy", "grpo/0")
     assert history(uri, found.info.run_id) == in_parquet(directory / "metrics.parquet")
+
+
+def test_infinity_is_held_once(tmp_path, uri):
+    """MLflow's SQL stores keep the largest number in its place; that is no foreign point."""
+    recorder = RunRecorder(tmp_path / "run", RUN, None)
+    recorder.log(1, {"loss/value": math.inf, "policy/kl_old": -math.inf})
+    recorder.finish()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"run": RUN.model_dump(mode="json")}))
+    assert mirror_run(uri, tmp_path / "run") == 2
+    assert mirror_run(uri, tmp_path / "run") == 0
+    client = MlflowClient(uri)
+    [found] = client.search_runs(
+        [client.get_experiment_by_name("toy").experiment_id], run_view_type=ViewType.ALL
+    )
+    assert found.data.metrics["loss/value"] == sys.float_info.max
+
+
+def test_sync_gives_a_run_its_missing_parameters(tmp_path, uri):
+    """A mirror that was stopped after it had made the run, and before it had described it."""
+    recorder = RunRecorder(tmp_path / "run", RUN, None)
+    recorder.log(1, metrics(1))
+    recorder.finish()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"run": RUN.model_dump(mode="json")}))
+    store = Store(uri)
+    made = MlflowClient(uri).create_run(
+        store.experiment("toy"), run_name="grpo/0", tags=run_tags(RUN, tmp_path / "run")
+    )
+    assert mirror_run(uri, tmp_path / "run") == 3
+    held = MlflowClient(uri).get_run(made.info.run_id)
+    assert held.data.params == parameters(RUN)
+    assert held.info.status == "FINISHED"
+
+
+def test_a_store_is_created_as_a_whole(tmp_path):
+    """Nothing else is left, and one that is there stays."""
+    uri = f"sqlite:///{tmp_path}/mlflow/mlflow.db"
+    ensure_store(uri, tmp_path / "artifacts")
+    assert [path.name for path in (tmp_path / "mlflow").iterdir()] == ["mlflow.db"]
+    Store(uri).experiment("toy")
+    ensure_store(uri, tmp_path / "artifacts")
+    create_store(uri, tmp_path / "artifacts")
+    assert MlflowClient(uri).get_experiment_by_name("toy") is not None
+
+
+def test_a_store_that_cannot_be_created_costs_a_warning(tmp_path, caplog):
+    (tmp_path / "file").touch()
+    uri = f"sqlite:///{tmp_path}/file/mlflow.db"
+    ensure_store(uri, tmp_path / "artifacts")
+    [record] = caplog.records
+    assert f"MLflow ({uri}) lacks a store: " in record.getMessage()
 
 
 def test_artifacts_on_the_summary_run(tmp_path, uri):

@@ -94,10 +94,15 @@ def _pin(config: Config, path: Path) -> None:
 
 
 def _sync(config: Config) -> int:
+    from aent.store import StoreError
     from aent.tracking import sync
 
     configure_logging()
-    done = sync(config)
+    try:
+        done = sync(config)
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return 1
     for name, filled in done.items():
         said = "still lacks points" if filled is None else f"{filled} points filled"
         print(f"{name}: {said if filled != 0 else 'complete'}")
@@ -119,12 +124,12 @@ def _train(config: Config, run: Run, options: argparse.Namespace) -> None:
     configure_logging(options.log if first else None)
     # Imported late: torch takes seconds, and a wrong option should not.
     from aent.folder import RunFolder
-    from aent.tracking import create_store, tracking_uri
+    from aent.tracking import ensure_store, tracking_uri
     from aent.trainer import train
 
     uri = None if options.no_mlflow else tracking_uri(config)
     if uri and first:
-        create_store(uri, config.results / "mlflow" / "artifacts")
+        ensure_store(uri, config.results / "mlflow" / "artifacts")
     target = options.output or config.results / run.name
     train(run, model, problems, target, uri)
     if first and not options.keep_state:

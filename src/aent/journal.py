@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,41 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             break
         records.append(record)
     return records
+
+
+class Follower:
+    """What another process adds to a journal, as it comes."""
+
+    def __init__(self, path: Path):
+        """Start at the journal's beginning.
+
+        Raises:
+            FileNotFoundError: there is no journal.
+        """
+        self.path = path
+        self.file = path.open("rb")
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records since the last call; what is torn so far, or damaged, is none."""
+        records: list[dict[str, Any]] = []
+        while True:
+            place = self.file.tell()
+            record = _decode(self.file.readline())
+            if record is None:
+                self.file.seek(place)
+                return records
+            records.append(record)
+
+    def rewind(self) -> None:
+        """Go back to the beginning."""
+        self.file.seek(0)
+
+    def is_current(self) -> bool:
+        """Whether the path still names the file that is read, and no successor of it."""
+        try:
+            return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
 
 def _decode(line: bytes) -> dict[str, Any] | None:

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aent.config import Run
 
 PACKAGES = ("aent", "torch", "transformers", "lighteval", "mlflow", "math-verify", "snakemake")
@@ -26,6 +24,8 @@ def describe_run(run: Run, started: float) -> dict[str, Any]:
         run: the resolved run.
         started: when this process started training, seconds since the epoch.
     """
+    import torch  # late: those who only ask for the revision may lack it, or the time for it
+
     finished = time.time()
     versions: dict[str, str | None] = {name: _version(name) for name in PACKAGES}
     return {
@@ -87,6 +87,8 @@ def git_revision() -> str | None:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores and GPUs of this machine."""
+    import torch
+
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"machine": platform.machine(), "cpu": _cpu(), "cores": os.cpu_count(), "gpus": gpus}
 

@@ -1,8 +1,8 @@
 """Records of a run: metric rows on disk first, MLflow beside them.
 
-The files are the truth. MLflow is a mirror that a background thread fills while training goes on;
-a store that is slow, locked or gone costs a warning and nothing else. What the mirror lacks when
-the run ends is filled in from the rows, and `mirror_run` does the same for a finished run.
+The files are the truth. MLflow is a mirror that a process beside training fills (`aent.mirror`); a
+store that is slow, locked or gone costs a warning and nothing else. What the mirror lacks when the
+run ends is filled in from the rows, and `mirror_run` does the same for a finished run.
 
 The Snakefile imports this module: what is slow to import (pandas, MLflow) waits until it is used.
 """
@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,8 @@ from typing import Any, TypeVar
 from aent.config import Config, Run
 from aent.files import naming, replacing
 from aent.journal import encode, read_journal
-from aent.mirror import ForeignPointsError, Mirror, Store, run_tags
+from aent.mirror import Mirror
+from aent.store import Store, StoreError, database, reason, run_tags
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,6 @@ class RunRecorder:
         run: Run,
         tracking_uri: str | None,
         first_step: int = 1,
-        info: dict[str, Any] | None = None,
     ):
         """Open the record, or go on with an interrupted one.
 
@@ -62,7 +63,6 @@ class RunRecorder:
             tracking_uri: MLflow store; None for none.
             first_step: the next step; rows from there on, left by an interrupted run whose state
                 was older than its rows, are dropped.
-            info: further MLflow tags.
 
         Raises:
             RecordError: rows before `first_step` are missing or damaged.
@@ -83,8 +83,8 @@ class RunRecorder:
         self.mlflow_run_id = None
         self.mirror: Mirror | None = None
         if tracking_uri is not None:
-            tags = run_tags(run, directory) | {k: str(v) for k, v in (info or {}).items()}
-            self.mirror = Mirror(tracking_uri, run, tags, self.rows)
+            tags = run_tags(run, directory)
+            self.mirror = Mirror(tracking_uri, run, tags, self.path, resumed=bool(self.rows))
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Record a step: in the file when this returns, in MLflow soon.
@@ -92,14 +92,13 @@ class RunRecorder:
         Raises:
             aent.files.StorageError: the disk is full or gone.
         """
-        row: Row = {"step": step} | {name: float(value) for name, value in metrics.items()}
+        row: Row = {"step": step, "timestamp": time.time()}
+        row |= {name: float(value) for name, value in metrics.items()}
         line = encode(row).encode()
         with naming(self.path):
             if self.file.write(line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.rows.append(row)
-        if self.mirror is not None:
-            self.mirror.put(row)
 
     def sync(self) -> None:
         """Make the rows so far survive a power cut; call before a state counts on them."""
@@ -107,8 +106,10 @@ class RunRecorder:
             os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """Close the file; `finish` does it too."""
+        """Close the file; without `finish`, the MLflow run has failed."""
         self.file.close()
+        if self.mirror is not None:
+            self.mirror.abandon()
 
     def finish(self) -> Path:
         """Write metrics.parquet, fill what MLflow lacks, end the MLflow run.
@@ -118,15 +119,15 @@ class RunRecorder:
         """
         import pandas as pd
 
-        self.close()
+        self.file.close()
         target = self.directory / "metrics.parquet"
-        frame = pd.DataFrame(self.rows)
+        frame = pd.DataFrame(self.rows).drop(columns="timestamp", errors="ignore")
         if not frame.empty:
             frame = frame.astype({"step": "int64"})
         with replacing(target) as partial:
             frame.to_parquet(partial, index=False)
         if self.mirror is not None:
-            self.mlflow_run_id = self.mirror.finish()
+            self.mlflow_run_id = self.mirror.finish(len(self.rows))
         return target
 
 
@@ -151,6 +152,18 @@ def create_store(uri: str, artifacts: Path, experiments: list[str] | None = None
         store.experiment(name)
 
 
+def ensure_store(uri: str, artifacts: Path) -> None:
+    """Create a SQLite store where there is none; a failure costs a warning.
+
+    Args:
+        uri: MLflow tracking URI.
+        artifacts: folder for the artifacts of a store on this machine.
+    """
+    path = database(uri)
+    if path is not None and not path.exists():
+        _try(lambda: create_store(uri, artifacts), "a store", uri)
+
+
 def log_scores(uri: str, run_id: str | None, score: dict[str, Any]) -> int | None:
     """Mirror one checkpoint's scores to its run, at the checkpoint's step; repeats add nothing.
 
@@ -168,7 +181,7 @@ def log_scores(uri: str, run_id: str | None, score: dict[str, Any]) -> int | Non
         target = run_id or store.named_run(score["setting"], score["method"])
         filled = store.fill(target, [{"step": score["step"]} | score_metrics(score)])
         if run_id is None:
-            store.end(target)
+            store.mark(target, "FINISHED")
         return filled
 
     return _try(write, f"the scores of {score['setting']}/{score['method']}", uri)
@@ -217,17 +230,9 @@ def mirror_run(uri: str, directory: Path) -> int | None:
             score = json.loads(path.read_text())
             rows.append({"step": score["step"]} | score_metrics(score))
         store, tags = Store(uri), run_tags(run, directory)
-        run_id = store.find(run, tags, info.get("mlflow_run_id"))
-        try:
-            filled = store.fill(run_id, rows, exact=True) if run_id else None
-        except ForeignPointsError as error:
-            log.info("%s is mirrored anew: %s", directory, error)
-            filled = None
-        if run_id is None or filled is None:
-            run_id = store.create(run, tags)
-            filled = store.fill(run_id, rows)
-        store.drop(run, tags, keep=run_id)
-        store.end(run_id)
+        found = store.find(run, tags, info.get("mlflow_run_id"))
+        run_id, filled = store.hold(run, tags, rows, found)
+        store.mark(run_id, "FINISHED")
         return filled
 
     return _try(write, str(directory), uri)
@@ -249,7 +254,7 @@ def log_artifacts(uri: str, files: dict[Path, str]) -> bool:
         run_id = store.named_run(SUMMARY, SUMMARY)
         for path, folder in files.items():
             store.client.log_artifact(run_id, str(path), folder)
-        store.end(run_id)
+        store.mark(run_id, "FINISHED")
         return True
 
     return _try(write, "tables and figures", uri) is not None
@@ -263,12 +268,15 @@ def sync(config: Config) -> dict[str, int | None]:
         that are not finished are left out.
 
     Raises:
-        mlflow.exceptions.MlflowException: the store cannot be opened.
+        aent.store.StoreError: the store does not answer; nothing was filled in.
     """
     uri = tracking_uri(config)
     if uri is None:
         return {}
-    create_store(uri, config.results / "mlflow" / "artifacts")
+    try:
+        Store(uri, artifacts=config.results / "mlflow" / "artifacts", create=True).check()
+    except Exception as error:  # what MLflow's many back ends raise has no common type
+        raise StoreError(f"MLflow ({uri}) does not answer: {reason(error)}") from error
     done: dict[str, int | None] = {}
     for run in config.runs():
         folder = config.results / run.name
@@ -285,5 +293,5 @@ def _try(write: Callable[[], T], what: str, uri: str) -> T | None:
     try:
         return write()
     except Exception as error:  # the mirror never fails what it mirrors; the caller is told
-        log.warning("MLflow (%s) lacks %s: %s", uri, what, error)
+        log.warning("MLflow (%s) lacks %s: %s", uri, what, reason(error))
         return None

@@ -59,8 +59,7 @@ class Toy:
 def spawn() -> Any:
     """Starts processes in no time: they are forked from a server that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    store = "mlflow.store.tracking.sqlalchemy_store"
-    context.set_forkserver_preload(["aent.trainer", "mlflow.tracking", store, "snakemake.cli"])
+    context.set_forkserver_preload(["aent.trainer", "snakemake.cli"])
     return context
 
 

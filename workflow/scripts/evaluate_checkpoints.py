@@ -41,4 +41,5 @@ if run_file:  # Snakemake has accepted the training run, so that nothing will go
 run_id = json.loads(Path(run_file).read_text())["mlflow_run_id"] if run_file else None
 if uri and (run_id or method == "base"):  # a run that MLflow missed is filled in at the end
     for path in outputs.values():
-        log_scores(uri, run_id, json.loads(path.read_text()))
+        if log_scores(uri, run_id, json.loads(path.read_text())) is None:
+            break  # MLflow is gone: neither must the other scores wait for it
