@@ -20,6 +20,7 @@ from aent.models import build_tokenizer, create_model, load_tokenizer, save_mode
 from aent.problems import load_problems
 from aent.problems.record import read_problems, write_problems
 from aent.provenance import digest
+from aent.session import TrainingError, prompts_of_step
 
 METHODS = {
     "grpo": {"advantage": "grpo", "surrogate": "ppo_clip"},
@@ -244,16 +245,16 @@ def test_the_coefficient_follows_the_entropy(inputs, tmp_path):
 
 def test_prompts_walk_through_seeded_shuffles():
     data = list(range(10))
-    seen = [p for step in range(1, 6) for p in trainer.prompts_of_step(data, 4, step, seed=3)]
+    seen = [p for step in range(1, 6) for p in prompts_of_step(data, 4, step, seed=3)]
     assert sorted(seen[:10]) == data
     assert sorted(seen[10:]) == data
     assert seen[:10] != seen[10:]
-    other = [p for step in range(1, 6) for p in trainer.prompts_of_step(data, 4, step, seed=4)]
+    other = [p for step in range(1, 6) for p in prompts_of_step(data, 4, step, seed=4)]
     assert other != seen
 
 
 def test_too_few_prompts_stop_before_training(inputs, tmp_path):
-    with pytest.raises(trainer.TrainingError, match=r"30 of 30 prompts .* a step needs 64"):
+    with pytest.raises(TrainingError, match=r"30 of 30 prompts .* a step needs 64"):
         trainer.train(_run(prompts=64), *inputs, tmp_path)
 
 
@@ -271,9 +272,7 @@ def test_long_prompts_are_left_out_and_counted(inputs, tmp_path, caplog):
     assert f"{long} prompts longer than {limit} tokens left out" in caplog.text
     rollout = rollout.model_copy(update={"max_prompt_tokens": lengths[0] - 1})
     run = run.model_copy(update={"setting": run.setting.model_copy(update={"rollout": rollout})})
-    with pytest.raises(
-        trainer.TrainingError, match=r"0 of 30 prompts have at most \d+ tokens \(roll"
-    ):
+    with pytest.raises(TrainingError, match=r"0 of 30 prompts have at most \d+ tokens \(roll"):
         trainer.train(run, *inputs, tmp_path / "none")
 
 
@@ -283,7 +282,7 @@ def test_a_model_that_scales_its_logits_is_refused(inputs, tmp_path):
     (model / "checksums.json").unlink()
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
-    with pytest.raises(trainer.TrainingError, match="final_logit_softcapping"):
+    with pytest.raises(TrainingError, match="final_logit_softcapping"):
         trainer.train(_run(), model, inputs[1], tmp_path / "run")
 
 
@@ -341,7 +340,7 @@ def test_a_non_finite_update_leaves_the_last_state_and_a_dump(
         return experience
 
     monkeypatch.setattr(trainer.Session, "collect", spoiled)
-    with pytest.raises(trainer.TrainingError, match=rf"s/grpo/seed0, step 3: {error}.*; problems"):
+    with pytest.raises(TrainingError, match=rf"s/grpo/seed0, step 3: {error}.*; problems"):
         trainer.train(_run(), *inputs, tmp_path)
     assert load_state(tmp_path / "state")["step"] == 2
     assert len((tmp_path / "state/metrics.jsonl").read_text().splitlines()) == 2

@@ -16,8 +16,9 @@ from typing import Any
 from unittest.mock import patch
 
 from aent.folder import RunFolder
+from aent.session import Session
 from aent.tracking import RunRecorder
-from aent.trainer import Session, train
+from aent.trainer import train
 
 PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "sampling": (Session, ("collect",)),
