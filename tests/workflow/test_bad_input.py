@@ -1,10 +1,9 @@
-"""Bad input stops in seconds, names the place, and leaves nothing behind."""
+"""Bad input stops before anything runs, names the place, and leaves nothing behind."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +158,12 @@ def test_message_names_the_place(name, folder):
 def test_stops_before_anything_runs(name, snakemake, folder):
     data, expected = BAD[name]
     (folder / "bad.yaml").write_text(yaml.safe_dump(data))
-    start = time.monotonic()
     done = snakemake("--cores", "1", "--configfile", str(folder / "bad.yaml"), folder=folder)
     assert done.returncode != 0
     for text in expected:
         assert text in done.stdout
     assert "Traceback" not in done.stdout
     assert not (folder / "results").exists()
-    assert time.monotonic() - start < 30
 
 
 def test_a_name_that_stands_twice_is_refused(snakemake, folder):
