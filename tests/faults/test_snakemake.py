@@ -28,7 +28,7 @@ from aent.config import load
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests/config.yaml"
 STACKS = Path(__file__).with_name("stacks")
-STEPS, SAVE_EVERY = 100, 10
+STEPS, SAVE_EVERY = 160, 8
 CHANGES = (
     f"settings={{toy: {{trainer: {{steps: {STEPS}, save_every: {SAVE_EVERY}, state_every: 1}}}}}}"
 )
@@ -208,7 +208,7 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
             _let_train(fresh, job, 2, seconds=dice.uniform(0, 6))
             hit[fresh.part(job)] += 1
         else:
-            _let_train(fresh, job, dice.randint(0, 2))
+            _let_train(fresh, job, dice.randint(0, 1))
             hit[_aim(fresh, job, AIMS[number % 6])] += 1
         _kill(job, signal.SIGTERM if number == 1 else signal.SIGKILL)
         lost.append(fresh.lost())
@@ -266,7 +266,7 @@ def _check_scores(workflow):
 
 @FULL
 def test_killed_evaluation_jobs(scored):
-    """Two during imports, the others within a second of scoring, which takes about one."""
+    """Two during imports, the others within a second after scoring has begun."""
     dice, hit = random.Random("evaluation"), Counter()
     snakemake = scored.start(SCORED, "--retries", "6")
     for number in range(5):
