@@ -325,15 +325,15 @@ def test_a_server_is_killed(toy, server, output, study, capsys):
     synchronised(study(server.uri), server.uri, output, capsys)
 
 
-@pytest.mark.parametrize("count", [8])
-def test_writers_at_once(toy, database, tmp_path, count):
+@FULL
+def test_eight_writers_at_once(toy, database, tmp_path):
     """Training runs of one SQLite store, all at the same time."""
     uri = f"sqlite:///{database}"
-    runs = {f"aent/{seed}": toy.run("aent", seed=seed, **STEPS) for seed in range(count)}
+    runs = {f"aent/{seed}": toy.run("aent", seed=seed, **STEPS) for seed in range(8)}
     processes = [start(toy, run, tmp_path / name, uri) for name, run in runs.items()]
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0] * count
+    assert [process.exitcode for process in processes] == [0] * 8
     assert histories(uri) == {name: in_files(tmp_path / name) for name in runs}
 
 
