@@ -64,6 +64,11 @@ def database(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
 
 
+def is_there(path: Path) -> bool:
+    """Whether a file is a SQLite store; an empty one is what opening a deleted store leaves."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 class StoreError(RuntimeError):
     """The store does not answer; the message names it and says why."""
 
@@ -95,7 +100,7 @@ class Store:
         if self.database is not None:
             # A connection that is kept open would go on writing into a file that was deleted.
             os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
-            if create and not self.database.exists():
+            if create and not is_there(self.database):
                 _create(self.database)
             self._look()
         from mlflow.tracking import MlflowClient  # takes two seconds: not before it is needed
@@ -105,7 +110,7 @@ class Store:
 
     def _look(self) -> None:
         """See that the SQLite store is there: opening one that is not would make an empty file."""
-        if self.database is not None and not self.database.is_file():
+        if self.database is not None and not is_there(self.database):
             raise FileNotFoundError(f"{self.database}: there is no MLflow store here")
 
     def _call(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
@@ -324,7 +329,7 @@ def _create(target: Path) -> None:
     try:
         MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
         sync(partial)
-        if not target.exists():  # somebody may have been faster; that one is as good
+        if not is_there(target):  # somebody may have been faster; that one is as good
             os.replace(partial, target)
     finally:
         partial.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from aent.config import Config, Run
 from aent.files import naming, replacing
 from aent.journal import encode, read_journal
 from aent.mirror import Mirror
-from aent.store import Store, StoreError, database, reason, run_tags
+from aent.store import Store, StoreError, database, is_there, reason, run_tags
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def ensure_store(uri: str, artifacts: Path) -> None:
         artifacts: folder for the artifacts of a store on this machine.
     """
     path = database(uri)
-    if path is not None and not path.exists():
+    if path is not None and not is_there(path):
         _try(lambda: create_store(uri, artifacts), "a store", uri)
 
 

@@ -284,4 +284,4 @@ def test_scores_that_the_disk_does_not_take_are_named(tmp_path):
         tmp_path / "scores/step-4.json",
     )
     with pytest.raises(StorageError, match=re.escape(f"{target.with_suffix('.parquet')}: cannot")):
-        runner.write(target, checkpoint, {}, pd.DataFrame({"sample": [0]}), 1.0)
+        runner.write(target, checkpoint, {}, pd.DataFrame({"sample": [0]}), 1.0, {})

@@ -236,7 +236,11 @@ def test_a_store_is_taken_away(toy, database, output, study, capsys, comes_back)
         away.rename(database)
     finish(process)
     if not comes_back:
-        assert [path.name for path in database.parent.iterdir()] == ["away.db"]
+        # A connection at the moment of the deletion leaves an empty file, which counts as none.
+        left = {path.name: path.stat().st_size for path in database.parent.iterdir()}
+        assert left.pop("away.db") > 0
+        assert left in ({}, {database.name: 0})
+        database.touch()
         synchronised(study(uri), uri, output, capsys)
     assert histories(uri) == {"aent/0": in_files(output)}
 

@@ -44,7 +44,7 @@ def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
         rows = max(16, (1 << 20) // vocabulary)
         return Tiles(rows, tokens=rows, vocabulary=vocabulary, cached=1 << 18)
     rows = max(16, 20_000_000 // vocabulary)
-    return Tiles(rows, tokens=1024, vocabulary=4096, cached=1 << 18)
+    return Tiles(rows, tokens=1024, vocabulary=2048, cached=1 << 18)
 
 
 def spans(total: int, step: int) -> Iterator[slice]:
@@ -93,20 +93,26 @@ class Head:
         self.dtype = product_dtype(hidden.dtype, hidden.device)
         size = min(tokens, len(hidden)) * min(vocabulary, len(weight))
         self.buffer = hidden.new_empty(size, dtype=self.dtype)
-        self.held: tuple[slice, Tensor] | None = None
+        self.copy: Tensor | None = None
+        self.copied: slice | None = None
 
     def tokens(self, tokens: slice) -> Tensor:
         """Hidden states as they are multiplied."""
         return self.hidden[tokens].to(self.dtype)
 
     def columns(self, vocabulary: slice) -> Tensor:
-        """Part of the weight as it is multiplied; a copy is kept for the next call."""
-        if self.weight.dtype == self.dtype:
-            return self.weight[vocabulary]
-        if self.held is None or self.held[0] != vocabulary:
-            self.held = None  # two copies need not exist at once
-            self.held = (vocabulary, self.weight[vocabulary].to(self.dtype))
-        return self.held[1]
+        """Part of the weight as it is multiplied; a copy lives until another part is asked for."""
+        part = self.weight[vocabulary]
+        if part.dtype == self.dtype:
+            return part
+        if self.copy is None or self.copy.numel() < part.numel():
+            self.copy = None  # two need not exist at once
+            self.copy = part.new_empty(part.numel(), dtype=self.dtype)
+        held = self.copy[: part.numel()].view_as(part)
+        if self.copied != vocabulary:
+            held.copy_(part)
+            self.copied = vocabulary
+        return held
 
     def tile(self, tokens: slice, vocabulary: slice) -> Tensor:
         """Compute a tile in the dtype of the products; it lives until the next one."""
