@@ -23,11 +23,11 @@ from aent.config import Run
 
 log = logging.getLogger(__name__)
 
-# Beside training that wants the same core, the process gets a 68th of it. Not less (SCHED_IDLE): who
-# starves in a transaction of a SQLite store keeps the other writers waiting.
+# Beside training that wants the same core, the process gets a 68th of it. Not less (SCHED_IDLE):
+# who starves in a transaction of a SQLite store keeps the other writers waiting.
 NICENESS = 19
 FINISH_S = 60.0  # longest wait for the mirror when a run ends
-HURRY_S = 5.0  # of these, those for the process at low priority: others may want its core too
+HURRY_S = 2.0  # of these, those for the process at low priority: others may want its core too
 ABANDON_S = 5.0  # longest wait when a run fails
 
 

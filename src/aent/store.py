@@ -7,6 +7,7 @@ those of steps that an interrupted run repeats, the run is replaced by a new one
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -102,6 +103,9 @@ class Store:
             os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
             if create and not is_there(self.database):
                 _create(self.database)
+            self._look()
+            # Seconds at low priority, in which the file may go: MLflow would make a new one.
+            importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
             self._look()
         from mlflow.tracking import MlflowClient  # takes two seconds: not before it is needed
 
