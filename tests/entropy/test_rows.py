@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,6 +163,41 @@ def test_the_number_of_threads_changes_no_bit():
         torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+DIGEST = """
+import hashlib, sys
+import torch
+from aent.config.method import FullSpace, Nucleus, RankFraction
+from aent.entropy import token_statistics
+
+torch.set_num_threads(1)
+draw = torch.Generator().manual_seed(0)
+hidden, weight = (torch.randn(n, 16, generator=draw).requires_grad_() for n in (40, 5000))
+digest = hashlib.sha256()
+spaces = [FullSpace(), RankFraction(drop=0.3), Nucleus(mass=0.9)]
+for space in spaces[: int(sys.argv[1])]:
+    got = token_statistics(hidden, weight, torch.arange(40), space=space)
+    sum(output.sum() for output in got).backward()
+    digest.update(torch.cat([*(g.detach() for g in got), hidden.grad.ravel()]).numpy().tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_kernels_round_alike_whether_compiled_now_or_found_on_disk(tmp_path):
+    """Runs go on bit for bit in another process, with what an earlier one has compiled or not."""
+
+    def digest(cache, spaces):
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / cache)}
+        command = [sys.executable, "-c", DIGEST, str(spaces)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    compiled = digest("whole", 3)
+    assert digest("whole", 3) == compiled
+    digest("part", 1)  # leaves two kernels to compile
+    assert digest("part", 3) == compiled
 
 
 def test_kernels_serve_float32_on_a_cpu_only():

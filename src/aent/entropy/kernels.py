@@ -22,7 +22,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 # Sums may be reordered, so that they are vectorised; NaN and infinity keep their meaning.
-compiled = njit(fastmath={"reassoc", "contract", "nsz", "arcp"}, nogil=True, cache=True)
+_OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True}
+kernel = njit(cache=True, **_OPTIONS)
+# What kernels call becomes a part of them before it is compiled, and stands in the same file. Left
+# to the linker it would exist twice, optimised differently, and which copy runs, and so the rounding,
+# would depend on whether the kernel was compiled just now or found on disk. Nor would numba see that
+# another file has changed.
+part = njit(inline="always", **_OPTIONS)
 
 FLOOR = np.float32(-100.0)
 """Smallest score: no probability is denormal or 0, so that 0 * inf cannot occur."""
@@ -79,7 +85,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="rows")
 
 
-@compiled
+@part
 def exp2(x: np.float32) -> np.float32:
     """2^x of a float32 from -126 to 127, to a unit in the last place."""
     whole = np.floor(x + _HALF)
@@ -95,14 +101,14 @@ def exp2(x: np.float32) -> np.float32:
     return power * np.int32(exponent).view(np.float32)
 
 
-@compiled
+@part
 def _score(logit: np.float32, scale: np.float32, shift: np.float32) -> np.float32:
     """Score of a logit; written so that NaN passes the floor."""
     score = logit * scale + shift
     return FLOOR if score < FLOOR else score
 
 
-@compiled
+@part
 def _largest(row: Floats) -> np.float32:
     """Largest value, NaN left out."""
     size = row.shape[0]
@@ -121,7 +127,7 @@ def _largest(row: Floats) -> np.float32:
     return largest
 
 
-@compiled
+@kernel
 def score_rows(logits: Floats, scale: np.float32, shift: Floats) -> None:
     """Turn logits into scores in place.
 
@@ -138,8 +144,8 @@ def score_rows(logits: Floats, scale: np.float32, shift: Floats) -> None:
             row[column] = _score(row[column], scale, added)
 
 
-@compiled
-def sum_block(row: Floats, threshold: np.float32) -> tuple[np.float32, ...]:
+@part
+def _sum_block(row: Floats, threshold: np.float32) -> tuple[np.float32, ...]:
     """Mass, mass times score, and both above the threshold, of a short row."""
     mass, weighted, above, weighted_above = ZERO, ZERO, ZERO, ZERO
     for column in range(row.shape[0]):
@@ -154,7 +160,7 @@ def sum_block(row: Floats, threshold: np.float32) -> tuple[np.float32, ...]:
     return mass, weighted, above, weighted_above
 
 
-@compiled
+@kernel
 def sum_rows(scores: Floats, threshold: Floats, sums: Floats) -> None:
     """Sum masses and masses times scores, over all tokens and over those above a threshold.
 
@@ -168,7 +174,7 @@ def sum_rows(scores: Floats, threshold: Floats, sums: Floats) -> None:
         row = scores[index]
         mass, weighted, above, weighted_above = 0.0, 0.0, 0.0, 0.0
         for start in range(0, size, BLOCK):
-            a, b, c, d = sum_block(row[start : start + BLOCK], threshold[index])
+            a, b, c, d = _sum_block(row[start : start + BLOCK], threshold[index])
             mass += float(a)
             weighted += float(b)
             above += float(c)
@@ -179,7 +185,7 @@ def sum_rows(scores: Floats, threshold: Floats, sums: Floats) -> None:
         sums[index, 3] = weighted_above
 
 
-@compiled
+@kernel
 def gradient_rows(
     logits: Floats,
     scale: np.float32,

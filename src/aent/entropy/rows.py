@@ -126,7 +126,8 @@ class CompiledRows:
         """See `Rows`."""
         threshold = scores.new_empty(len(scores))
         places, tied = (torch.empty(len(scores), dtype=torch.int64) for _ in range(2))
-        kernels.over_rows(selection.mass_rows, scores, mass, threshold, places, tied)
+        totals = self.sums(scores, None)[:, 0].contiguous()
+        kernels.over_rows(selection.mass_rows, scores, totals, mass, threshold, places, tied)
         return Cut.shared(threshold, places, tied)
 
     def sums(self, scores: Tensor, threshold: Tensor | None) -> Tensor:

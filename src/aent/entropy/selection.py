@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aent.entropy.kernels import BLOCK, ONE, ZERO, Floats, compiled, exp2, sum_block
+from aent.entropy.kernels import ONE, ZERO, Floats, kernel, part
 
 FEW = 128
 """Candidates among which a rank is looked up directly."""
@@ -24,7 +24,7 @@ Counts = NDArray[np.int64]
 _SIGN_SHIFT, _MAGNITUDE = np.int32(31), np.int32(0x7FFFFFFF)
 
 
-@compiled
+@part
 def _count_below(row: Floats, pivot: np.float32) -> int:
     """Count values below a pivot: in float32, exact up to 2^24, and faster than in integers."""
     count = ZERO
@@ -33,21 +33,21 @@ def _count_below(row: Floats, pivot: np.float32) -> int:
     return int(count)
 
 
-@compiled
+@part
 def _key(value: np.float32) -> np.int32:
     """Integer of a float32 that is ordered as the numbers are; its own inverse on the bits."""
     bits = np.float32(value).view(np.int32)
     return bits ^ ((bits >> _SIGN_SHIFT) & _MAGNITUDE)
 
 
-@compiled
+@part
 def _halfway(low: np.float32, high: np.float32) -> np.float32:
     """Float32 half-way between two others, counted in representable numbers."""
     middle = np.int32((np.int64(_key(low)) + np.int64(_key(high))) >> 1)
     return np.int32(middle ^ ((middle >> _SIGN_SHIFT) & _MAGNITUDE)).view(np.float32)
 
 
-@compiled
+@part
 def _moments(row: Floats) -> tuple[float, float]:
     """Mean and standard deviation, roughly."""
     total, squares = ZERO, ZERO
@@ -59,7 +59,7 @@ def _moments(row: Floats) -> tuple[float, float]:
     return mean, np.sqrt(max(squares / row.shape[0] - mean * mean, 0.0))
 
 
-@compiled
+@part
 def _next_pivot(
     pivot: np.float32,
     missing: float,
@@ -91,7 +91,7 @@ def _next_pivot(
     return np.float32(pivot + (missing + (margin if missing > 0 else -margin)) * pace)
 
 
-@compiled
+@part
 def _gather(row: Floats, low: np.float32, high: np.float32, candidates: Floats) -> int:
     """Copy the values in [low, high) to the front of `candidates`; returns how many there are.
 
@@ -117,7 +117,7 @@ def _gather(row: Floats, low: np.float32, high: np.float32, candidates: Floats) 
     return held
 
 
-@compiled
+@part
 def _rank_row(
     row: Floats, rank: int, guess: float, pace: float, candidates: Floats
 ) -> tuple[np.float32, int, int]:
@@ -154,7 +154,7 @@ def _rank_row(
     return np.float32(np.nan), 0, 1  # a NaN in the row hides ranks
 
 
-@compiled
+@kernel
 def rank_rows(
     scores: Floats,
     rank: int,
@@ -190,12 +190,15 @@ def rank_rows(
         tied[index] = equal
 
 
-@compiled
-def mass_rows(scores: Floats, mass: float, value: Floats, places: Counts, tied: Counts) -> None:
+@kernel
+def mass_rows(
+    scores: Floats, totals: Floats, mass: float, value: Floats, places: Counts, tied: Counts
+) -> None:
     """Find where the smallest set of likeliest tokens that reaches a mass ends in each row.
 
     Args:
         scores: [R, V].
+        totals: [R], sums of exp2(score).
         mass: Share of the row's probability, below 1.
         value: [R], written: the least likely score of the set.
         places: [R] int64, written: tokens of that score that the set has room for.
@@ -205,9 +208,7 @@ def mass_rows(scores: Floats, mass: float, value: Floats, places: Counts, tied: 
     candidates = np.empty(size + 1, np.float32)
     for index in range(scores.shape[0]):
         row = scores[index]
-        total = 0.0
-        for start in range(0, size, BLOCK):
-            total += float(sum_block(row[start : start + BLOCK], ZERO)[0])
+        total = float(totals[index])
         # Tokens below an even share of the rest weigh less than the rest together: the set needs
         # none of them. A little less, for rounding.
         light = np.float32(np.log2(total * (1.0 - mass) / size) - 1e-3)
@@ -219,7 +220,7 @@ def mass_rows(scores: Floats, mass: float, value: Floats, places: Counts, tied: 
         last, reached = held, 0.0
         while last > 0 and reached < mass * total:
             last -= 1
-            reached += float(exp2(ordered[last]))
+            reached += 2.0 ** float(ordered[last])
         edge = ordered[last]
         first = last
         while first > 0 and ordered[first - 1] == edge:
