@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 _OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "nogil": True}
 kernel = njit(cache=True, **_OPTIONS)
 # What kernels call becomes a part of them before it is compiled, and stands in the same file. Left
-# to the linker it would exist twice, optimised differently, and which copy runs, and so the rounding,
-# would depend on whether the kernel was compiled just now or found on disk. Nor would numba see that
-# another file has changed.
+# to the linker it would exist twice, optimised differently, and which copy runs, and with it the
+# rounding, would depend on whether the kernel was compiled just now or found on disk. Nor would
+# numba see that another file has changed.
 part = njit(inline="always", **_OPTIONS)
 
 FLOOR = np.float32(-100.0)
