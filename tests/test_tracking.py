@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -164,6 +165,18 @@ def test_fresh_start_replaces_the_folders_run_and_no_other(tmp_path, uri):
     client = MlflowClient(uri)
     active = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     assert {r.info.run_id for r in active} == {other.mlflow_run_id, second.mlflow_run_id}
+
+
+def test_a_mirror_that_got_no_time_is_replaced_at_the_end(tmp_path, uri):
+    """At low priority beside busy cores it may be at its imports still: none waits for that."""
+    recorder = RunRecorder(tmp_path / "run", RUN, uri)
+    starved = recorder.mirror._worker.process
+    starved.send_signal(signal.SIGSTOP)
+    for step in range(1, 4):
+        recorder.log(step, metrics(step))
+    path = recorder.finish()
+    assert starved.returncode == -signal.SIGKILL
+    assert history(uri, recorder.mlflow_run_id) == in_parquet(path)
 
 
 def test_parallel_processes_share_a_store(tmp_path, uri):

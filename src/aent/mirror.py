@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # who starves in a transaction of a SQLite store keeps the other writers waiting.
 NICENESS = 19
 FINISH_S = 60.0  # longest wait for the mirror when a run ends
-HURRY_S = 2.0  # of these, those for the process at low priority: others may want its core too
+HURRY_S = 2.0  # of these, those for the process at low priority, if it is through its imports
 ABANDON_S = 5.0  # longest wait when a run fails
 
 
@@ -62,9 +62,11 @@ class Mirror:
             The MLflow run's id; None when MLflow has none.
         """
         end = {"status": "FINISHED", "steps": steps}
-        if self._worker is not None and not self._worker.end(end, HURRY_S):
+        # One that has said nothing found its core busy: a new one, at this priority, is faster.
+        hurry_s = HURRY_S if self._worker is not None and self._worker.heard else 0.0
+        if self._worker is not None and not self._worker.end(end, hurry_s):
             self._begin(0)
-            if self._worker is not None and not self._worker.end(end, FINISH_S - HURRY_S):
+            if self._worker is not None and not self._worker.end(end, FINISH_S - hurry_s):
                 self._say_lacking(f"no answer within {FINISH_S:.0f} s")
         self._worker = None
         return self.run_id
@@ -126,6 +128,7 @@ class _Worker:
         own = os.getpriority(os.PRIO_PROCESS, 0)
         os.setpriority(os.PRIO_PROCESS, self.process.pid, own + niceness)
         self.hear = hear
+        self.heard = False  # it has answered: MLflow is imported, and was asked
         self.stopped = False
         self.listener = threading.Thread(target=self._listen, name="mlflow", daemon=True)
         self.listener.start()
@@ -156,6 +159,7 @@ class _Worker:
         with self.process.stdout as lines:
             for line in lines:
                 message = json.loads(line)
+                self.heard = True
                 self.hear(message)
         status = self.process.wait()
         if not self.stopped and not {"complete", "lacks"} & message.keys():
