@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -192,6 +193,38 @@ def test_dropout_is_the_same_after_an_interruption(inputs, tmp_path, monkeypatch
     assert _metrics(tmp_path / "whole")["loss/surrogate"].tolist() == [
         row["loss/surrogate"] for row in recorder.rows
     ]
+
+
+def _first_step(inputs, output, checkpointing):
+    """Modes of the first layers' passes, in collection and in the update; metrics and weights."""
+    run = _run("ppo", gradient_checkpointing=checkpointing, epochs=2, learning_rate=1e-3)
+    session = trainer.Session(run, *inputs, output)
+    passes = Counter()
+    networks = {"policy": session.policy.get_decoder(), "critic": session.critic.transformer}
+    for name, network in networks.items():
+        network.layers[0].mlp.register_forward_pre_hook(
+            lambda module, _, name=name: passes.update([(name, module.training)])
+        )
+    with trainer.Verifier() as verifier:
+        experience = session.collect(verifier)
+    collecting = passes.copy()
+    passes.clear()
+    metrics = session.learn(experience)
+    kept = {n: v for n, v in metrics.items() if not n.startswith(("time/", "throughput/"))}
+    return collecting, passes, kept, session.updater._weights()
+
+
+def test_policy_and_critic_are_in_training_mode_in_updates_alone(inputs, tmp_path):
+    """With gradient checkpointing both are computed again in each backward pass, to the same."""
+    collecting, updating, metrics, weights = _first_step(inputs, tmp_path / "kept", False)
+    assert set(collecting) == {("policy", False), ("critic", False)}
+    assert collecting["critic", False] == 1  # the values of the whole batch
+    assert updating == {("policy", True): 4, ("critic", True): 4}  # 2 epochs of 2 minibatches
+    collecting, updating, again, others = _first_step(inputs, tmp_path / "recomputed", True)
+    assert set(collecting) == {("policy", False), ("critic", False)}
+    assert updating == {("policy", True): 8, ("critic", True): 8}
+    assert again == metrics
+    assert all(torch.equal(others[name], value) for name, value in weights.items())
 
 
 def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):

@@ -221,7 +221,7 @@ class Session:
         generator = torch.Generator(self.policy.device).manual_seed(
             _seed(self.run.seed, step, "sampling")
         )
-        self.policy.eval()
+        self.updater.train(False)
         prompted = prompts_of_step(self.prompted, self.share.total, step, self.run.seed)
         return collect(
             self.engine,
@@ -253,7 +253,7 @@ class Session:
         start = time.perf_counter()
         step = self.step + 1
         coefficient = self.coefficient.value if self.coefficient else 0.0
-        self.policy.train()
+        self.updater.train(True)
         torch.manual_seed(_seed(self.run.seed, step, "update"))  # for models with dropout
         try:
             metrics = self.updater.update(step, experience, coefficient)

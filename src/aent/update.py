@@ -116,6 +116,12 @@ class Updater:
             foreach=True,
         )
 
+    def train(self, mode: bool) -> None:
+        """Switch dropout and gradient checkpointing of policy and critic: on for updates alone."""
+        self.policy.train(mode)
+        if self.critic is not None:
+            self.critic.train(mode)
+
     def update(self, step: int, experience: Experience, coefficient: float) -> dict[str, float]:
         """All epochs and minibatches of one step.
 
