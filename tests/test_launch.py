@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from aent.launch import launch_command
+from aent.launch import launch_command, threads_each
 
 MODULE = """\
 import json, os, sys
@@ -21,6 +21,21 @@ with open(f"{sys.argv[1]}/{dist.get_rank()}.json", "w") as file:
     json.dump([ranks, os.environ["OMP_NUM_THREADS"]], file)
 dist.destroy_process_group()
 """
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "nodes", "expected"),
+    [
+        (1, 1, 1, 1),
+        (8, 1, 1, 8),
+        (8, 4, 1, 2),
+        (8, 3, 1, 2),  # two threads stay idle
+        (1, 4, 1, 1),  # each needs one
+        (16, 8, 2, 4),  # four processes a node
+    ],
+)
+def test_processes_share_the_threads_of_their_node(threads, processes, nodes, expected):
+    assert threads_each(threads, processes, nodes) == expected
 
 
 @pytest.mark.slow

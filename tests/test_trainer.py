@@ -20,7 +20,9 @@ from aent.folder import RunFolder
 from aent.models import build_tokenizer, create_model, load_tokenizer, save_model
 from aent.problems import load_problems
 from aent.problems.record import read_problems, write_problems
+from aent.processes import Processes
 from aent.provenance import digest
+from aent.rewards import Verifier
 from aent.session import TrainingError, prompts_of_step
 
 METHODS = {
@@ -225,6 +227,25 @@ def test_policy_and_critic_are_in_training_mode_in_updates_alone(inputs, tmp_pat
     assert updating == {("policy", True): 8, ("critic", True): 8}
     assert again == metrics
     assert all(torch.equal(others[name], value) for name, value in weights.items())
+
+
+@pytest.mark.parametrize(("count", "each"), [(1, 6), (2, 3)])
+def test_processes_share_the_threads_of_a_run(inputs, tmp_path, monkeypatch, count, each):
+    """Torch gets its part of them in each process, and so does the verifier of its responses."""
+    threads, verifiers = [], []
+
+    def verifier(workers):
+        verifiers.append(workers)
+        return Verifier()
+
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(trainer, "Verifier", verifier)
+    processes = Processes()
+    processes.count = count
+    session = trainer.Session(_run(threads=6), *inputs, tmp_path, processes)
+    session.step = session.run.setting.trainer.steps  # nothing is left to do
+    trainer._take_steps(session, trainer._Unwritten())
+    assert (threads, verifiers) == ([each], [each])
 
 
 def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):

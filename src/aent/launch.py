@@ -1,4 +1,4 @@
-"""Several processes for one run: the command that starts them, on one node or in a Slurm job."""
+"""Several processes for one run: their threads, and the command that starts them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ import socket
 import sys
 
 FIRST_PORT, PORTS = 20_000, 10_000  # below the ports that systems give away by themselves
+
+
+def threads_each(threads: int, processes: int, nodes: int = 1) -> int:
+    """CPU threads of each process of a job.
+
+    Args:
+        threads: of the job on each of its nodes (`trainer.threads`), shared by its processes.
+        processes: on all nodes together.
+        nodes: of the job.
+
+    Returns:
+        An equal part, rounded down; one where there are more processes than threads.
+    """
+    return max(1, threads * nodes // processes)
 
 
 def launch_command(
@@ -35,7 +49,7 @@ def launch_command(
     launcher = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
         *(f"--num_processes={processes}", f"--num_machines={nodes}"),
-        f"--num_cpu_threads_per_process={max(1, threads * nodes // processes)}",
+        f"--num_cpu_threads_per_process={threads_each(threads, processes, nodes)}",
         # Said here, or the launcher takes them from a file in the user's home or warns.
         *("--mixed_precision=no", "--dynamo_backend=no"),
     ]

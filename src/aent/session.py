@@ -29,6 +29,7 @@ from aent.failure import NonFiniteError, write_dump
 from aent.folder import RunFolder
 from aent.forward import changed_logits
 from aent.importance import Importance
+from aent.launch import threads_each
 from aent.models import encode_prompt, load_model, load_tokenizer, save_model
 from aent.problems.record import read_problems
 from aent.processes import Processes
@@ -80,7 +81,8 @@ class Session:
         self.inputs = self.processes.agreed(
             lambda: {"model": digest(model_dir), "problems": digest(problems)}
         )
-        torch.set_num_threads(trainer.threads)
+        self.threads = threads_each(trainer.threads, self.processes.count, trainer.nodes)
+        torch.set_num_threads(self.threads)
         torch.manual_seed(run.seed)
         self.tokenizer = load_tokenizer(model_dir, trust_remote_code=run.trust_remote_code)
         self.policy = load_model(model_dir, trust_remote_code=run.trust_remote_code)

@@ -123,7 +123,8 @@ def _take_steps(session: Session, files: _Unwritten) -> None:
     """The loop. A state is saved after all that it counts on."""
     trainer = session.run.setting.trainer
     try:
-        with Verifier() as verifier:
+        # Each process scores its own responses, while torch has nothing to do.
+        with Verifier(workers=session.threads) as verifier:
             while session.step < trainer.steps:
                 experience = session.collect(verifier)
                 with session.termination.deferred():

@@ -45,12 +45,17 @@ def test_devices_are_threads_without_a_gpu(config, synthetic):
 
 
 def test_a_run_that_went_on_with_other_processes_counts_those_it_had(config, synthetic):
-    """36 s a step on 2 threads a process; after 10 of 20 steps 4 processes instead of 1."""
+    """36 s a step; 1 process with both of 2 threads, after 10 of 20 steps 4 with one each."""
     scores = synthetic.scores_of({("grpo", 0): {10: 0.5, 20: 0.6}})
     given = {"time/processes": [1.0] * 10 + [4.0] * 10}
     metrics = synthetic.metrics_of({("grpo", 0): given})
     options = {"baseline": "grpo", "scores": scores, "metrics": metrics}
     [found] = run_times(config, "lab", ["grpo"], [0], **options).to_dict("records")
-    assert found["total"] == pytest.approx(10 * 0.02 + 10 * 0.08)
-    assert found["update"] == pytest.approx((0.01 + 0.04) / 2)
-    assert found["devices"] == 5
+    assert found["total"] == pytest.approx(10 * 0.02 + 10 * 0.04)
+    assert found["update"] == pytest.approx((0.01 + 0.02) / 2)
+    assert found["devices"] == 3
+
+
+def test_two_processes_that_share_two_threads_are_two_devices(config, synthetic):
+    run = synthetic.metrics_of({("grpo", 0): {"time/processes": [1.0, 2.0, 3.0]}}, steps=3)
+    assert devices(config, "lab", run).tolist() == [2, 2, 3]

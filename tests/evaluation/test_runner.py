@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from aent.evaluation.model import RolloutModel, SampledResponse
 from aent.evaluation.tasks import SampledCorrectness, documents, make_task
 from aent.files import StorageError
 from aent.problems.record import Problem, read_problems
+from aent.processes import Processes
 from aent.rewards import Verifier
 from aent.rollout.engine import Rollouts
 
@@ -156,6 +158,18 @@ def _evaluate(model_dir, problems, folder, steps=(5,)):
     record = json.loads(written[-1].read_text())
     record.pop("seconds")
     return record, pd.read_parquet(written[-1].with_suffix(".parquet"))
+
+
+def test_processes_share_the_threads_of_a_job(problem_file, monkeypatch):
+    threads, processes = [], Processes()
+    processes.count = 4
+    monkeypatch.setattr(runner, "open_scoring", lambda _: nullcontext(processes))
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    setting = _setting()
+    trainer = setting.trainer.model_copy(update={"threads": 8})
+    setting = setting.model_copy(update={"trainer": trainer})
+    assert runner.evaluate_checkpoints([], setting, {"b": problem_file}, lambda _: None) == []
+    assert threads == [2]
 
 
 def test_replaced_weights_are_not_answered_from_a_cache(model_dir, problem_file, tmp_path):

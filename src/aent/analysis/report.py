@@ -171,7 +171,7 @@ def _provenance(runs: list[dict[str, Any]]) -> list[tuple[str, str]]:
         versions = [f"{name} {version}" for name, version in run["versions"].items() if version]
         for label, value in (
             ("Hardware", f"{machine['cpu']}, {machine['cores']} cores, {gpus}"),
-            ("Threads a run", str(run["threads"])),
+            ("Threads a process", str(run["threads"])),
             ("Software", ", ".join(versions)),
             ("Code revision", str(run["git_revision"] or "unknown")),
         ):

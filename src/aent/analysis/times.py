@@ -8,6 +8,7 @@ import pandas as pd
 
 from aent.analysis.scores import MissingDataError, checkpoint_averages, select_checkpoints
 from aent.config import Config
+from aent.launch import threads_each
 
 SECONDS_AN_HOUR = 3600.0
 
@@ -18,7 +19,7 @@ def device(config: Config, setting: str) -> str:
 
 
 def devices(config: Config, setting: str, run: pd.DataFrame) -> pd.Series:
-    """Devices that a run occupied in each step: one a process, or its threads on a CPU.
+    """Devices that a run occupied in each step: a GPU or, without any, its threads a process.
 
     They are those that were there: an interrupted run may go on with another number. Where that was
     not recorded yet, the configured number counts.
@@ -29,8 +30,11 @@ def devices(config: Config, setting: str, run: pd.DataFrame) -> pd.Series:
         run: its metrics.
     """
     trainer = config.settings[setting].trainer
-    processes = run.reindex(columns=["time/processes"])["time/processes"]
-    return processes.fillna(trainer.processes) * (1 if trainer.gpus else trainer.threads)
+    recorded = run.reindex(columns=["time/processes"])["time/processes"]
+    processes = recorded.fillna(trainer.processes).astype(int)
+    if trainer.gpus:
+        return processes
+    return processes * [threads_each(trainer.threads, count) for count in processes]
 
 
 def run_times(

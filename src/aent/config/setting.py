@@ -76,7 +76,7 @@ class Trainer(Strict):
     """With several processes: ddp has all weights in each; fsdp2 shares out weights, gradients and
     optimiser state."""
     threads: int = Field(default=1, ge=1)
-    """CPU threads of a run on each of its nodes."""
+    """CPU threads of a run or an evaluation job on each of its nodes, shared by its processes."""
     memory_mb: int = Field(default=2000, ge=500)
     """Memory of a run on each of its nodes, for the scheduler; a second attempt gets half more."""
     gpus: int = Field(default=0, ge=0)

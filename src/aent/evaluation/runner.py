@@ -28,6 +28,7 @@ from aent.config.engine import VllmEngine
 from aent.evaluation.model import RolloutModel, SampledResponse
 from aent.evaluation.tasks import SampledCorrectness, documents, make_task
 from aent.files import replacing
+from aent.launch import threads_each
 from aent.models import encode_prompt, load_model, load_tokenizer
 from aent.problems.record import read_problems
 from aent.processes import Processes, open_scoring
@@ -82,12 +83,10 @@ def evaluate_checkpoints(
     Raises:
         aent.processes.ProcessesError: another number of processes was started than configured.
     """
-    torch.set_num_threads(setting.trainer.threads)
-    files = []
-    with (
-        open_scoring(setting) as processes,
-        Verifier(workers=setting.trainer.threads) as verifier,
-    ):
+    threads, files = setting.trainer.threads, []
+    # One process judges while the others wait, with all threads of the job; it is on one node.
+    with open_scoring(setting) as processes, Verifier(workers=threads) as verifier:
+        torch.set_num_threads(threads_each(threads, processes.count))
         metric = SampledCorrectness(verifier, setting.evaluation.samples)
         tasks = {
             name: make_task(name, read_problems(path), metric) for name, path in problems.items()
