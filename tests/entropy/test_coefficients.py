@@ -65,6 +65,22 @@ def test_state_survives_a_restart():
     assert second.update(2, 0.3) == first.update(2, 0.3)
 
 
+@pytest.mark.parametrize(
+    "config", [ConstantCoefficient(value=0.01), AdaptiveCoefficient(**BAND)], ids=["c", "a"]
+)
+def test_a_state_is_one_number(config):
+    controller = make_coefficient(config)
+    assert controller.state_dict() == {"value": config.initial}
+    controller.load_state_dict({"value": 0.004})
+    assert controller.update(1, 0.20) == 0.004  # inside the band
+
+
+def test_a_rule_that_nobody_registered_is_refused():
+    stranger = AdaptiveCoefficient(**BAND).model_copy(update={"kind": "sac_dual"})
+    with pytest.raises(KeyError, match="sac_dual"):
+        make_coefficient(stranger)
+
+
 @pytest.mark.parametrize("entropy", [float("nan"), float("inf")])
 def test_an_entropy_that_is_not_finite_is_refused(entropy):
     controller = make_coefficient(AdaptiveCoefficient(**BAND))

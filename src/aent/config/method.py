@@ -107,6 +107,11 @@ class ConstantCoefficient(Strict):
     value: float = Field(ge=0)
     """The coefficient lambda."""
 
+    @property
+    def initial(self) -> float:
+        """Lambda in the first step, as in all others."""
+        return self.value
+
 
 class AdaptiveCoefficient(Strict):
     """The paper's rule: move lambda against the entropy's excursion from the band."""

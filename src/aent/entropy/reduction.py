@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aent.config.method import Space
 from aent.entropy.rows import LN2, Cut, Rows
-from aent.entropy.spaces import cut
+from aent.entropy.spaces import Cutter
 
 
 class Saved(NamedTuple):
@@ -29,14 +28,16 @@ class Saved(NamedTuple):
     """Weight of a token on the threshold."""
 
 
-def reduce_rows(rows: Rows, logits: Tensor, targets: Tensor, space: Space) -> tuple[Tensor, Saved]:
+def reduce_rows(
+    rows: Rows, logits: Tensor, targets: Tensor, cut: Cutter | None
+) -> tuple[Tensor, Saved]:
     """Reduce whole rows of logits; overwrites them.
 
     Args:
         rows: How rows are worked on.
         logits: [R, V] in the dtype of the sums.
         targets: [R] tokens.
-        space: Token space of the clamped entropy.
+        cut: Finds the token space of the clamped entropy; None for the whole vocabulary.
 
     Returns:
         Log-probabilities of the targets and what is saved of each row, each [R].
@@ -44,7 +45,7 @@ def reduce_rows(rows: Rows, logits: Tensor, targets: Tensor, space: Space) -> tu
     chosen = logits.gather(1, targets[:, None])
     shift = rows.to_scores(logits)
     chosen = torch.add(shift, chosen, alpha=rows.scale)[:, 0]  # without a floor
-    found = cut(space, logits, rows)
+    found = cut(logits, rows) if cut else None
     sums = rows.sums(logits, None if found is None else found.threshold)
     saved = _finish(shift[:, 0], sums, found)
     return chosen * LN2 - saved.log_total, saved

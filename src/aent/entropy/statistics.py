@@ -27,7 +27,7 @@ from aent.config.method import FullSpace, Space
 from aent.entropy.gradients import GradientSums, LogitGradient
 from aent.entropy.reduction import Saved, reduce_rows
 from aent.entropy.rows import LN2, rows_for
-from aent.entropy.spaces import is_whole
+from aent.entropy.spaces import make_cutter
 from aent.entropy.tiles import Head, Parts, Tiles, default_tiles, spans
 
 MIN_TOKENS = 8
@@ -156,15 +156,16 @@ class _TokenStatistics(torch.autograd.Function):
         rows, parts = rows_for(hidden.device, dtype, scale), Parts(tiles, dtype)
         saved = Saved(*(hidden.new_empty(count, dtype=dtype) for _ in Saved._fields))
         logprob = torch.empty_like(saved.entropy)
+        cut = make_cutter(space, size)
         for chunk in spans(count, tiles.rows):
             for part, logits in parts(head.tile(chunk, slice(0, size))):
                 at = slice(chunk.start + part.start, chunk.start + part.stop)
-                logprob[at], reduced = reduce_rows(rows, logits, targets[at], space)
+                logprob[at], reduced = reduce_rows(rows, logits, targets[at], cut)
                 for field, value in zip(saved, reduced, strict=True):
                     field[at] = value
         ctx.save_for_backward(hidden, weight, bias, targets, *saved)
         ctx.temperature, ctx.tiles = temperature, tiles
-        ctx.whole = is_whole(space, size)
+        ctx.whole = cut is None
         return logprob, saved.entropy, saved.clamped, saved.kept
 
     @staticmethod
