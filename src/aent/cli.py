@@ -30,7 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     evaluate.add_argument("--setting", required=True, help="a name under settings")
     evaluate.add_argument("--method", help="the run's; the base model is scored when absent")
     evaluate.add_argument("--seed", type=int, default=0)
-    evaluate.add_argument("--steps", type=int, nargs="+", default=[0], help="of the checkpoints")
+    evaluate.add_argument(
+        "--steps", type=int, nargs="+", help="of a run's checkpoints; all of them when absent"
+    )
     evaluate.add_argument("--log", type=Path, help="a file that gets the log too")
     runs = commands.add_parser("runs", help="list the runs that the configuration asks for")
     runs.add_argument("--config", type=Path, default=Path("config/config.yaml"))
@@ -140,6 +142,11 @@ def _evaluate(config: Config, options: argparse.Namespace) -> None:
     """Score checkpoints that are where the workflow puts them."""
     if options.setting not in config.settings:
         raise ConfigError(f"unknown setting {options.setting!r}; allowed {sorted(config.settings)}")
+    if options.steps and options.method is None:
+        raise ConfigError(
+            f"--steps {' '.join(map(str, options.steps))} are checkpoints of a run: add its "
+            "--method, or leave --steps out to score the base model"
+        )
     setting = config.settings[options.setting]
     configure_logging(options.log if _is_first() else None)
     # Imported late, as above.
@@ -151,7 +158,8 @@ def _evaluate(config: Config, options: argparse.Namespace) -> None:
     else:
         run = config.run(options.setting, options.method, options.seed)
         folder, method, seed = config.results / run.name, run.method_name, run.seed
-        paths = {step: folder / "checkpoints" / f"step-{step}" for step in options.steps}
+        steps = options.steps or run.setting.trainer.checkpoint_steps
+        paths = {step: folder / "checkpoints" / f"step-{step}" for step in steps}
     trusts = config.trusts(options.setting)
     checkpoints = [
         Checkpoint(options.setting, method, seed, step, path, trusts)

@@ -26,9 +26,9 @@ setting = study.settings[params.setting]
 if setting.scoring_processes > 1:
     config = Path(snakemake.log[0]).with_suffix(".json")
     config.write_text(json.dumps(snakemake.config))
-    run_options = [] if seed is None else ["--method", method, "--seed", str(seed)]
     options = ["--config", str(config), "--log", snakemake.log[0], "--setting", params.setting]
-    options += [*run_options, "--steps", *map(str, params.steps)]
+    if seed is not None:  # of a run, not of the base model
+        options += ["--method", method, "--seed", str(seed), "--steps", *map(str, params.steps)]
     processes, threads = setting.scoring_processes, setting.trainer.threads
     command = launch_command("aent", ["evaluate", *options], processes, threads=threads)
     subprocess.run(command, check=True)
