@@ -62,12 +62,12 @@ class Scripted:
         return [self.texts[self.order[row[0]]][row[0] % samples] for row in rows]
 
 
-def _score(problems, texts, setting, cut=()):
+def _score(problems, texts, setting, cut=(), timeout_s=5.0):
     """Scores and details of prepared texts, a list a problem."""
     engine = Scripted(texts, cut)
     number = {problem.problem: i for i, problem in enumerate(problems)}
     model = RolloutModel(engine, engine, lambda text: [number[text]], setting.evaluation, 9999)
-    with Verifier() as verifier:
+    with Verifier(timeout_s=timeout_s) as verifier:
         metric = SampledCorrectness(verifier, setting.evaluation.samples)
         return runner.score(model, {"b": make_task("b", problems, metric)}, metric, setting)
 
@@ -96,6 +96,14 @@ def test_scores_by_hand():
         "2": 0,
         "3": 1,
     }
+
+
+def test_an_answer_that_no_comparison_decides_is_told_from_a_wrong_one():
+    gold = r"$\frac{\log 2}{\log 2-\log 3}$"  # unequal numbers are compared with it for ever
+    texts = [rf"\boxed{{{text}}}" for text in ("987654321/7", gold)] + ["no box", r"\boxed{}"]
+    _, details = _score([Problem("1", "p", gold)], [texts], _setting(), timeout_s=0.5)
+    assert details["timed_out"].tolist() == [True, False, False, False]
+    assert details["correct"].tolist() == [False, True, False, False]
 
 
 def test_lighteval_metrics_agree():

@@ -271,6 +271,7 @@ def _samples(
             "answer": doc.get_golds()[0],
             "extracted": verdict.extracted if verdict.parsed else None,
             "correct": bool(verdict.score) and not cut,
+            "timed_out": verdict.timed_out,
             "truncated": cut,
             "tokens": len(tokens),
         }
