@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from aent.checkpoint import load_state, save_state
 from aent.config import Run
@@ -35,7 +36,7 @@ from aent.problems.record import read_problems
 from aent.processes import Processes
 from aent.provenance import digest
 from aent.rewards import Verifier
-from aent.rollout.engine import Rollouts, Sampling
+from aent.rollout.engine import Engine, Rollouts, Sampling
 from aent.rollout.making import make_engine
 from aent.signals import Termination
 from aent.update import Updater
@@ -85,13 +86,7 @@ class Session:
         torch.set_num_threads(self.threads)
         torch.manual_seed(run.seed)
         self.tokenizer = load_tokenizer(model_dir, trust_remote_code=run.trust_remote_code)
-        self.policy = load_model(model_dir, trust_remote_code=run.trust_remote_code)
-        if reasons := changed_logits(self.policy):
-            raise TrainingError(f"{model_dir}: training does not support {'; '.join(reasons)}")
-        # transformers' own `to` loses its types
-        torch.nn.Module.to(self.policy, self.processes.device)
-        if trainer.gradient_checkpointing:
-            self.policy.gradient_checkpointing_enable()
+        self.policy = self._load_policy(model_dir)
         self.critic = ValueModel(self.policy) if run.method.critic else None
         self.updater = Updater(
             self.policy, run.method, trainer, rollout.temperature, self.critic, self.processes
@@ -105,7 +100,24 @@ class Session:
             max_tokens=rollout.max_response_tokens,
             temperature=rollout.temperature,
         )
-        self.engine = make_engine(
+        self.engine = self._make_engine()
+        self.share = self.processes.share(trainer.prompts, trainer.minibatches)
+        self.began = time.perf_counter()
+        self.step = self.saved = self._resume()
+
+    def _load_policy(self, model_dir: Path) -> PreTrainedModel:
+        model = load_model(model_dir, trust_remote_code=self.run.trust_remote_code)
+        if reasons := changed_logits(model):
+            raise TrainingError(f"{model_dir}: training does not support {'; '.join(reasons)}")
+        # transformers' own `to` loses its types
+        torch.nn.Module.to(model, self.processes.device)
+        if self.run.setting.trainer.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        return model
+
+    def _make_engine(self) -> Engine:
+        rollout = self.run.setting.rollout
+        return make_engine(
             rollout.engine,
             self.policy,
             self.tokenizer,
@@ -114,11 +126,8 @@ class Session:
             processes=self.processes,
             whole=self._sampling,
             following=True,
-            trust_remote_code=run.trust_remote_code,
+            trust_remote_code=self.run.trust_remote_code,
         )
-        self.share = self.processes.share(trainer.prompts, trainer.minibatches)
-        self.began = time.perf_counter()
-        self.step = self.saved = self._resume()
 
     def _prompts(self, path: Path) -> tuple[list[Prompted], int]:
         setting = self.run.setting
