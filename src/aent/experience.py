@@ -46,11 +46,6 @@ class Experience:
     importance: Importance | None = None
     """Weights of the tokens' losses, where another implementation has sampled."""
 
-    @property
-    def tokens(self) -> int:
-        """Response tokens."""
-        return int(self.rollouts.response_mask.sum())
-
     def metrics(self, processes: Processes | None = None) -> dict[str, float]:
         """Reward and response statistics under their recorded names.
 

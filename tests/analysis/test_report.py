@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from aent.analysis.claims import check_claims, write_claims
-from aent.analysis.figures import curves_figure, mdp_figure, save_figure, sweep_figure
+from aent.analysis.claims import check_claims
+from aent.analysis.figures import curves_figure, mdp_figure, sweep_figure
+from aent.analysis.findings import write_claims
 from aent.analysis.report import inline_svg, write_report
+from aent.analysis.style import save_figure
 from aent.config import parse
 from aent.config.experiment import CurvesFigure
 from aent.mdp import simulate

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from aent.analysis.figures import curves_figure, save_figure, sweep_figure
+from aent.analysis.figures import curves_figure, sweep_figure
 from aent.analysis.scores import collect_scores, read_metrics
+from aent.analysis.style import save_figure
 from aent.config import parse
 from aent.config.experiment import CurvesFigure
 from aent.logs import configure_logging

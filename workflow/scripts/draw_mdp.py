@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from aent.analysis.figures import mdp_figure, save_figure
+from aent.analysis.figures import mdp_figure
+from aent.analysis.style import save_figure
 from aent.config import parse
 from aent.logs import configure_logging
 

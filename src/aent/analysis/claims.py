@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from aent.analysis.findings import Finding, finding, sheet, write_claims
+from aent.analysis.findings import Finding, finding, sheet
 from aent.analysis.intervals import (
     INCONCLUSIVE,
     NOT_REPRODUCED,
@@ -368,6 +368,3 @@ def reactions(history: pd.DataFrame, rule: AdaptiveCoefficient) -> pd.Series:
     below_band, above_band = entropy < rule.low, entropy > rule.high
     right = (below_band & rises) | (above_band & falls)
     return right[(below_band | above_band) & after.notna()]
-
-
-__all__ = ["check_claims", "reactions", "write_claims"]

@@ -21,7 +21,7 @@ from aent.analysis.scores import (
     checkpoint_averages,
     select_checkpoints,
 )
-from aent.analysis.style import PALETTE, Line, axis_label, house_style, lines, save_figure
+from aent.analysis.style import PALETTE, Line, axis_label, house_style, lines
 from aent.config import Config
 from aent.config.experiment import CurvesFigure, Mdp, SweepFigure
 from aent.config.method import AdaptiveCoefficient
@@ -359,6 +359,3 @@ def _mean_label(looks: dict[str, Line], method: str) -> str:
 
 def _heading(config: Config, setting: str) -> str:
     return config.settings[setting].title or setting
-
-
-__all__ = ["curves_figure", "mdp_figure", "save_figure", "smoothing", "sweep_figure"]
