@@ -165,8 +165,8 @@ def _evaluate(config: Config, options: argparse.Namespace) -> None:
         Checkpoint(options.setting, method, seed, step, path, trusts)
         for step, path in paths.items()
     ]
-    names = [*setting.evaluation.benchmarks, *setting.evaluation.validation]
-    problems = {name: config.results / "problems" / f"{name}.jsonl" for name in names}
+    folders = config.results / "problems"
+    problems = {name: folders / f"{name}.jsonl" for name in setting.evaluation.problem_sets}
     missing = [str(path) for path in [*paths.values(), *problems.values()] if not path.exists()]
     if missing:
         raise ConfigError(f"not there yet: {', '.join(missing)}; make them with Snakemake")

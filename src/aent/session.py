@@ -276,8 +276,7 @@ class Session:
                 f"{self.run.name}, step {step}: {error}; problems {ids}; see {dump}"
             ) from error
         if self.coefficient is not None and self.run.method.entropy is not None:
-            full = self.updater.bonus_is_full
-            self.coefficient.update(step, metrics["entropy/full" if full else "entropy/clamped"])
+            self.coefficient.update(step, metrics[self.run.method.entropy.metric])
         end = time.perf_counter()
         self.step = step
         tokens = int(self.processes.sum(experience.rollouts.response_mask.sum()))

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from aent.batches import cut_to, micro_batches
 from aent.config import Method
-from aent.config.method import FullSpace, Space
+from aent.config.method import Space
 from aent.config.setting import Trainer
 from aent.critic import ValueModel, value_loss
 from aent.entropy.statistics import TokenStatistics
@@ -102,9 +102,6 @@ class Updater:
         self.critic_optimizer = (
             self._adamw(critic, method.critic.learning_rate) if critic and method.critic else None
         )
-        self.bonus_is_full = method.entropy is not None and isinstance(
-            method.entropy.space, FullSpace
-        )
 
     def _adamw(self, module: nn.Module, rate: float) -> torch.optim.AdamW:
         # foreach: one call for all parameters; a step has many small ones on a laptop.
@@ -145,13 +142,12 @@ class Updater:
                 norm = self._minibatch(experience, minibatch, coefficient, learn_policy, local)
                 norms.append(norm)
         means = local.over(self.processes)
+        term = self.method.entropy
+        entropies = {"entropy/full": means["full"], "entropy/clamped": means["clamped"]}
         metrics = {
             "loss/surrogate": means["surrogate"],
-            "loss/entropy": -coefficient * means["full" if self.bonus_is_full else "clamped"]
-            if self.method.entropy
-            else 0.0,
-            "entropy/full": means["full"],
-            "entropy/clamped": means["clamped"],
+            "loss/entropy": -coefficient * entropies[term.metric] if term else 0.0,
+            **entropies,
             "entropy/kept_mass": means["kept"],
             "policy/clip_fraction": means["clipped"],
             "policy/kl_old": means["kl"],
@@ -315,8 +311,8 @@ class Updater:
             if experience.importance is not None:
                 surrogate = surrogate * experience.importance.weights[rows, :width][mask]
             loss = surrogate.sum()
-            if self.method.entropy is not None:
-                bonus = stats.entropy if self.bonus_is_full else stats.clamped_entropy
+            if (term := self.method.entropy) is not None:
+                bonus = stats.entropy if term.full else stats.clamped_entropy
                 loss = loss - coefficient * bonus.sum()
         change = (stats.logprob - old).detach()
         recorded = {
@@ -346,6 +342,6 @@ class Updater:
 
 def measured_space(method: Method, config: Trainer) -> Space:
     """The token space of `entropy/clamped`: the method's own, else the setting's."""
-    if method.entropy is None or isinstance(method.entropy.space, FullSpace):
+    if method.entropy is None or method.entropy.full:
         return config.measured_space
     return method.entropy.space

@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 
 from aent.analysis.claims import check_claims
-from aent.analysis.figures import curves_figure, mdp_figure, sweep_figure
+from aent.analysis.figures import build_figure, mdp_figure
 from aent.analysis.findings import write_claims
 from aent.analysis.report import inline_svg, write_report
 from aent.analysis.style import save_figure
 from aent.config import parse
-from aent.config.experiment import CurvesFigure
 from aent.mdp import simulate
 from aent.problems import Prepared, Problem
 from aent.problems.card import describe_problems
@@ -61,10 +60,7 @@ def finished(synthetic, tmp_path_factory):
     values = simulate(config.mdp)
     save_figure(mdp_figure(values, config.mdp), tmp_path / "figures" / "figure1")
     for name, figure in config.figures.items():
-        if isinstance(figure, CurvesFigure):
-            drawing = curves_figure(config, figure, scores, metrics)
-        else:
-            drawing = sweep_figure(config, figure, scores)
+        drawing = build_figure(config, figure, scores, metrics)
         save_figure(drawing, tmp_path / "figures" / name)
     write_claims(check_claims(config, scores, metrics, values), tmp_path / "claims")
     return config

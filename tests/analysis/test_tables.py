@@ -59,7 +59,7 @@ def test_scores_table_reads_well(config, scores):
     assert "## Lab_1" in text
     assert "| Method | Checkpoint | Easy & small | hard | Average |" in text
     assert "| Base model | - | 0.300 | 0.100 | 0.200 |" in text
-    assert "| GRPO | best test average | 0.610 ± 0.025 | 0.410 ± 0.025 | 0.510 ± 0.025 |" in text
+    assert "| GRPO | best checkpoint | 0.610 ± 0.025 | 0.410 ± 0.025 | 0.510 ± 0.025 |" in text
     assert "| AEnt | published | 0.552 | n/a | n/a |" in text
     assert "not evaluated here: AEnt MATH-Hard 0.500" in text
     tex = latex(table)
@@ -76,7 +76,7 @@ def test_one_seed_has_no_interval(config, scores):
     best = cell(table, method="grpo", checkpoint="best", benchmark="easy")
     assert best["mean"] == pytest.approx(0.61)
     assert math.isnan(best["low"])
-    assert "| GRPO | best test average | 0.610 |" in markdown(table)
+    assert "| GRPO | best checkpoint | 0.610 |" in markdown(table)
 
 
 def test_missing_runs_and_base_are_named(config, scores):

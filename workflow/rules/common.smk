@@ -103,8 +103,7 @@ def checkers_of(problems):
 
 
 def benchmarks_of(setting):
-    evaluation = study.settings[setting].evaluation
-    return [*evaluation.benchmarks, *evaluation.validation]
+    return study.settings[setting].evaluation.problem_sets
 
 
 def batches(setting):

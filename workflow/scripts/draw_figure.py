@@ -2,20 +2,16 @@
 
 from pathlib import Path
 
-from aent.analysis.figures import curves_figure, sweep_figure
+from aent.analysis.figures import build_figure
 from aent.analysis.scores import collect_scores, read_metrics
 from aent.analysis.style import save_figure
 from aent.config import parse
-from aent.config.experiment import CurvesFigure
 from aent.logs import configure_logging
 
 configure_logging(snakemake.log[0])
 study = parse(snakemake.config)
 definition = study.figures[snakemake.wildcards.figure]
 scores = collect_scores(snakemake.input.scores)
-if isinstance(definition, CurvesFigure):
-    metrics = read_metrics(study, study.runs_of(definition))
-    figure = curves_figure(study, definition, scores, metrics)
-else:
-    figure = sweep_figure(study, definition, scores)
+metrics = read_metrics(study, study.runs_of(definition))
+figure = build_figure(study, definition, scores, metrics)
 save_figure(figure, Path(snakemake.output.svg).with_suffix(""))

@@ -3,18 +3,14 @@
 from pathlib import Path
 
 from aent.analysis.scores import collect_scores, read_metrics
-from aent.analysis.tables import scores_table, time_table, write_table
+from aent.analysis.tables import build_table, write_table
 from aent.config import parse
-from aent.config.experiment import ScoresTable
 from aent.logs import configure_logging
 
 configure_logging(snakemake.log[0])
 study = parse(snakemake.config)
 definition = study.tables[snakemake.wildcards.table]
 scores = collect_scores(snakemake.input.scores)
-if isinstance(definition, ScoresTable):
-    table = scores_table(study, definition, scores)
-else:
-    metrics = read_metrics(study, study.runs_of(definition))
-    table = time_table(study, definition, scores, metrics)
+metrics = read_metrics(study, study.runs_of(definition))
+table = build_table(study, definition, scores, metrics)
 write_table(table, Path(snakemake.output.csv).with_suffix(""))

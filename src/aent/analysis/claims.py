@@ -25,11 +25,17 @@ from aent.analysis.intervals import (
     within,
 )
 from aent.analysis.mdp_claims import mdp_findings
-from aent.analysis.scores import SELECTIONS, MissingDataError, select_checkpoints, title
+from aent.analysis.scores import (
+    SELECTIONS,
+    MissingDataError,
+    select_checkpoints,
+    setting_title,
+    title,
+)
 from aent.analysis.times import run_times
 from aent.config import Config
 from aent.config.experiment import Claims
-from aent.config.method import AdaptiveCoefficient, FullSpace
+from aent.config.method import AdaptiveCoefficient
 
 COLLAPSE = 0.5  # of the starting entropy: "falls to about half or less"
 LITTLE = 0.02  # about the smallest gain of AEnt that the paper publishes (0.017, MATH-500, b)
@@ -100,7 +106,7 @@ class Case:
         self.baseline = title(config, setting, claims.baseline)
         self.plain = title(config, setting, claims.plain)
         self.proposed = title(config, setting, claims.proposed)
-        self.heading = config.settings[setting].title or setting
+        self.heading = setting_title(config, setting)
 
     def entropy_collapses(self) -> Finding:
         """Figure 4: the policy entropy of the baseline falls."""
@@ -315,8 +321,7 @@ class Case:
         return {selection: self._gain(method, other, selection) for selection in self.selections}
 
     def _by_selection(self, intervals: dict[str, Interval]) -> str:
-        names = {"best": "best checkpoint", "validation": "validation-chosen", "last": "last"}
-        return ", ".join(f"{names[key]} {value.range()}" for key, value in intervals.items())
+        return ", ".join(f"{SELECTIONS[key]} {value.range()}" for key, value in intervals.items())
 
     def _history(self, method: str, seed: int) -> pd.DataFrame:
         own = self.metrics[(self.metrics["method"] == method) & (self.metrics["seed"] == seed)]
@@ -327,11 +332,10 @@ class Case:
     def _measured(self, seed: int) -> pd.DataFrame:
         """The entropy that the proposed method's rule looks at, and lambda; index step."""
         term = self.config.method(self.setting, self.claims.proposed).entropy
-        full = term is not None and isinstance(term.space, FullSpace)
         history = self._history(self.claims.proposed, seed)
         return pd.DataFrame(
             {
-                "entropy": history["entropy/full" if full else "entropy/clamped"],
+                "entropy": history[term.metric if term else "entropy/clamped"],
                 "coefficient": history["entropy/coefficient"],
             }
         )

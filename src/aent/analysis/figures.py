@@ -20,6 +20,7 @@ from aent.analysis.scores import (
     MissingDataError,
     checkpoint_averages,
     select_checkpoints,
+    setting_title,
 )
 from aent.analysis.style import PALETTE, Line, axis_label, house_style, lines
 from aent.config import Config
@@ -30,6 +31,25 @@ SCORE = "score/average"
 SPAN_COLOR = "#56B4E9"
 REGULARISERS = {"none": PALETTE[0], "entropy": PALETTE[1]}
 CLAMP_COLORS = [PALETTE[3], PALETTE[6], PALETTE[5], PALETTE[2]]
+
+
+def build_figure(
+    config: Config, figure: CurvesFigure | SweepFigure, scores: pd.DataFrame, metrics: pd.DataFrame
+) -> Figure:
+    """The figure of whichever kind.
+
+    Args:
+        config: the configuration.
+        figure: its definition.
+        scores: as `collect_scores` gives them.
+        metrics: as `read_metrics` gives them; curves alone need them.
+
+    Raises:
+        MissingDataError: data of a run is missing.
+    """
+    if isinstance(figure, CurvesFigure):
+        return curves_figure(config, figure, scores, metrics)
+    return sweep_figure(config, figure, scores)
 
 
 def curves_figure(
@@ -56,7 +76,7 @@ def curves_figure(
                 _draw_base(config, setting, scores, axes)
             axes.set(xlabel="step", ylabel=axis_label(metric))
             if len(figure.settings) > 1:
-                axes.set_title(_heading(config, setting), loc="left")
+                axes.set_title(setting_title(config, setting), loc="left")
         ordered = [handles.pop(method) for method in methods if method in handles]
         _finish(drawing, figure.title, [*ordered, *handles.values(), *_explain(figure, metrics)])
     return drawing
@@ -78,7 +98,6 @@ def sweep_figure(config: Config, figure: SweepFigure, scores: pd.DataFrame) -> F
     }
     found = {name for chosen in everything.values() for name in chosen["selection"]}
     selections = [name for name in SELECTIONS if name in found]
-    names = {"best": "best checkpoint", "validation": "chosen on validation", "last": "last"}
     with house_style():
         shape = (len(figure.settings), len(selections))
         drawing, grid = _panels(shape, width=3.3, sharey="row")
@@ -92,8 +111,8 @@ def sweep_figure(config: Config, figure: SweepFigure, scores: pd.DataFrame) -> F
                 _draw_level(axes, by_method.get(figure.baseline, pd.Series(dtype=float)), level)
                 present = [(v, by_method[m]) for v, m in zip(sweep.values, methods, strict=True)]
                 _draw_sweep(axes, present, base)
-                prefix = f"{_heading(config, setting)}: " if len(figure.settings) > 1 else ""
-                axes.set_title(prefix + names[selection], loc="left")
+                prefix = f"{setting_title(config, setting)}: " if len(figure.settings) > 1 else ""
+                axes.set_title(prefix + SELECTIONS[selection], loc="left")
                 axes.set_xlabel(sweep.label)
                 if column == 0:
                     axes.set_ylabel(axis_label(SCORE))
@@ -355,7 +374,3 @@ def _handle(look: Line) -> Line2D:
 
 def _mean_label(looks: dict[str, Line], method: str) -> str:
     return f"{looks[method].label}, mean and 95% interval"
-
-
-def _heading(config: Config, setting: str) -> str:
-    return config.settings[setting].title or setting

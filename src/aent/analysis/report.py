@@ -13,11 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel
 
 from aent.analysis.cards import card_table
-from aent.analysis.scores import read_metrics, title
+from aent.analysis.scores import read_metrics, setting_title, title
 from aent.analysis.tables import Table, build_table
 from aent.config import Config, PretrainedModel, ScratchModel
 from aent.config.data import FileProblems, HubProblems, SyntheticProblems
-from aent.config.experiment import TimeTable
 from aent.plan import PlanError, make_plan, notes, plan_table
 
 MDP_FIGURE = "figure1"
@@ -79,11 +78,10 @@ def write_report(config: Config, path: Path | str) -> None:
     """
     results = config.results
     scores = pd.read_parquet(results / "scores.parquet")
-    tables = {}
-    for name, table in config.tables.items():
-        timed = isinstance(table, TimeTable)
-        metrics = read_metrics(config, config.runs_of(table)) if timed else None
-        tables[name] = build_table(config, table, scores, metrics)
+    tables = {
+        name: build_table(config, table, scores, read_metrics(config, config.runs_of(table)))
+        for name, table in config.tables.items()
+    }
     names = [*([MDP_FIGURE] if config.mdp else []), *config.figures]
     figures = {name: (results / "figures" / f"{name}.svg").read_text() for name in names}
     claims = pd.read_csv(results / "claims.csv") if config.claims else None
@@ -133,7 +131,7 @@ def _settings(config: Config, runs: list[dict[str, Any]]) -> dict[str, Any]:
         benchmarks = [config.problems[b].title or b for b in evaluation.benchmarks]
         rows.append(
             [
-                setting.title or name,
+                setting_title(config, name),
                 setting.model,
                 setting.problems,
                 trainer.steps,
@@ -156,8 +154,8 @@ def _methods(config: Config) -> dict[str, Any]:
             term = method.entropy
             entropy = [_spell(term.space), _spell(term.coefficient)] if term else ["none", ""]
             estimator = [_spell(method.advantage), _spell(method.surrogate)]
-            heading = config.settings[setting].title or setting
-            rows.append([heading, title(config, setting, name), *estimator, *entropy])
+            names = [setting_title(config, setting), title(config, setting, name)]
+            rows.append([*names, *estimator, *entropy])
     columns = ["Setting", "Method", "Advantage", "Surrogate", "Entropy over", "Coefficient"]
     return {"columns": columns, "rows": rows}
 
@@ -208,7 +206,7 @@ def _problem_card(config: Config, name: str) -> tuple[str, str, str]:
 
 def _uses(config: Config, name: str) -> Iterable[str]:
     for key, setting in config.settings.items():
-        heading = setting.title or key
+        heading = setting_title(config, key)
         if setting.problems == name:
             yield f"training ({heading})"
         if name in setting.evaluation.benchmarks:

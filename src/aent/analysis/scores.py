@@ -15,7 +15,8 @@ import pandas as pd
 from aent.config import Config, Run
 
 BASE = "base"
-SELECTIONS = ("best", "validation", "last")
+SELECTIONS = {"best": "best checkpoint", "validation": "chosen on validation", "last": "last"}
+"""Which checkpoint stands for a run, and what it is called in tables, figures and claims."""
 RUN_KEYS = ["setting", "method", "seed"]
 CHECKPOINT = ["method", "seed", "step"]
 COLUMNS = {
@@ -161,6 +162,11 @@ def select_checkpoints(
                 if selection in chosen
             ]
     return pd.DataFrame(rows, columns=["method", "seed", "selection", "step", "average"])
+
+
+def setting_title(config: Config, setting: str) -> str:
+    """What a setting is called in tables, figures, claims and the report."""
+    return config.settings[setting].title or setting
 
 
 def title(config: Config, setting: str, method: str) -> str:

@@ -20,6 +20,7 @@ from aent.analysis.scores import (
     MissingDataError,
     benchmark_scores,
     select_checkpoints,
+    setting_title,
     title,
 )
 from aent.analysis.times import device, run_times
@@ -28,12 +29,6 @@ from aent.config.experiment import ScoresTable, TimeTable
 
 AVERAGE = "average"
 NOT_AVAILABLE = "n/a"
-CHECKPOINT_LABELS = {
-    BASE: "-",
-    "best": "best test average",
-    "validation": "chosen on validation",
-    "last": "last",
-}
 TIME_COLUMNS = {
     "update": "Update a step",
     "to_baseline": "To {baseline}'s best score",
@@ -59,10 +54,7 @@ class Table:
 
 
 def build_table(
-    config: Config,
-    table: ScoresTable | TimeTable,
-    scores: pd.DataFrame,
-    metrics: pd.DataFrame | None = None,
+    config: Config, table: ScoresTable | TimeTable, scores: pd.DataFrame, metrics: pd.DataFrame
 ) -> Table:
     """The table of whichever kind.
 
@@ -70,15 +62,13 @@ def build_table(
         config: the configuration.
         table: its definition.
         scores: as `collect_scores` gives them.
-        metrics: as `read_metrics` gives them; needed by time tables only.
+        metrics: as `read_metrics` gives them; time tables alone need them.
 
     Raises:
         MissingDataError: data of a run is missing.
     """
     if isinstance(table, ScoresTable):
         return scores_table(config, table, scores)
-    if metrics is None:
-        raise MissingDataError(f"table {table.title!r} needs metrics")
     return time_table(config, table, scores, metrics)
 
 
@@ -98,7 +88,7 @@ def scores_table(config: Config, table: ScoresTable, scores: pd.DataFrame) -> Ta
         *(note for part in parts for note in part[2]),
     ]
     blocks = [
-        (_heading(config, setting), part[1])
+        (setting_title(config, setting), part[1])
         for setting, part in zip(table.settings, parts, strict=True)
     ]
     return Table(table.title, data, blocks, notes)
@@ -148,11 +138,11 @@ def _setting_scores(
                     "published": known.get(name, math.nan),
                 }
             )
-        heading = [title(config, setting, method), CHECKPOINT_LABELS[selection]]
-        cells.append([*heading, *(intervals[name].show() for name in names)])
+        first = [title(config, setting, method), SELECTIONS.get(selection, "-")]
+        cells.append([*first, *(intervals[name].show() for name in names)])
         if any(name in known for name in names):
             shown = [_show(known.get(name, math.nan), 3) for name in names]
-            cells.append([heading[0], "published", *shown])
+            cells.append([first[0], "published", *shown])
     columns = ["Method", "Checkpoint", *(_benchmark_title(config, name) for name in names)]
     return (
         pd.DataFrame(rows),
@@ -207,15 +197,13 @@ def time_table(
             if known:
                 values = [_show(known.get(column, math.nan)) for column in TIME_COLUMNS]
                 cells.append([f"{shown[0]}, published", "GPU hours", *values])
-        baseline = title(config, setting, table.baseline)
+        heading, baseline = setting_title(config, setting), title(config, setting, table.baseline)
         labels = [label.format(baseline=baseline) for label in TIME_COLUMNS.values()]
-        blocks.append(
-            (_heading(config, setting), pd.DataFrame(cells, columns=["Method", "Unit", *labels]))
-        )
+        blocks.append((heading, pd.DataFrame(cells, columns=["Method", "Unit", *labels])))
         counts = " or ".join(f"{count:.3g}" for count in sorted(times["devices"].unique()))
-        notes.append(f"{_heading(config, setting)}: a run occupied {counts} {kind}(s).")
+        notes.append(f"{heading}: a run occupied {counts} {kind}(s).")
         if not published:
-            notes.append(f"{_heading(config, setting)}: published numbers are not available (n/a).")
+            notes.append(f"{heading}: published numbers are not available (n/a).")
     data = pd.DataFrame(rows).rename(
         columns={key: f"{key}_hours" for key in ("mean", "low", "high", "published")}
     )
@@ -323,16 +311,12 @@ def _published_elsewhere(
         for benchmark, value in known.items()
         if benchmark not in names
     ]
-    where = f"{_heading(config, setting)}: published"
+    where = f"{setting_title(config, setting)}: published"
     if not published:
         return [f"{where} numbers are not available (n/a)."]
     if not values:
         return []
     return [f"{where} for benchmarks that are not evaluated here: {', '.join(values)}."]
-
-
-def _heading(config: Config, setting: str) -> str:
-    return config.settings[setting].title or setting
 
 
 def _benchmark_title(config: Config, name: str) -> str:

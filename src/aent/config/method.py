@@ -156,6 +156,16 @@ class EntropyTerm(Strict):
     coefficient: Coefficient
     """How lambda is set."""
 
+    @property
+    def full(self) -> bool:
+        """Whether the token space is the whole vocabulary."""
+        return isinstance(self.space, FullSpace)
+
+    @property
+    def metric(self) -> str:
+        """Recorded entropy of the token space: what is added, and what the rule looks at."""
+        return "entropy/full" if self.full else "entropy/clamped"
+
 
 class Critic(Strict):
     """A value network: the base model's transformer with a scalar head."""

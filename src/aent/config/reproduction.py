@@ -169,8 +169,7 @@ class Config(Strict):
         """Problem sets that the runs need: to train, to score, to warm up, to be compared with."""
         names: list[str] = []
         for run in self.runs():
-            evaluation = run.setting.evaluation
-            names += [run.setting.problems, *evaluation.benchmarks, *evaluation.validation]
+            names += [run.setting.problems, *run.setting.evaluation.problem_sets]
             if isinstance(model := self.models[run.setting.model], ScratchModel):
                 names.append(model.warm_start.problems)
         for name in dict.fromkeys(names):

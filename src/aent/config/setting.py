@@ -160,6 +160,11 @@ class Evaluation(Strict):
     runtime_minutes: int | None = Field(default=None, ge=1)
     """Longest runtime of a job, for the scheduler; the trainer's when absent."""
 
+    @property
+    def problem_sets(self) -> list[str]:
+        """Problem sets that a checkpoint is scored on: benchmarks, then validation."""
+        return [*self.benchmarks, *self.validation]
+
     @model_validator(mode="after")
     def _tested_or_validated(self) -> Evaluation:
         if both := sorted(set(self.benchmarks) & set(self.validation)):

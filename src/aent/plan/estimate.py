@@ -75,10 +75,11 @@ def make_plan(config: Config) -> Plan:
     sizes: dict[str, int] = {}
     rows = []
     for run in config.runs():
-        for name in benchmarks_of(run):
+        names = run.setting.evaluation.problem_sets
+        for name in names:
             if name not in sizes:
                 sizes[name] = problem_count(config, name)
-        rows.append(plan_run(config, run, sum(sizes[name] for name in benchmarks_of(run))))
+        rows.append(plan_run(config, run, sum(sizes[name] for name in names)))
     return Plan(rows, config.plan, [*_too_large(rows, config.plan), *moving(config)])
 
 
@@ -131,12 +132,6 @@ def plan_run(config: Config, run: Run, problems: int) -> RunPlan:
         states=states,
         samples=samples,
     )
-
-
-def benchmarks_of(run: Run) -> list[str]:
-    """Problem sets on which the run's checkpoints are scored."""
-    evaluation = run.setting.evaluation
-    return [*evaluation.benchmarks, *evaluation.validation]
 
 
 def problem_count(config: Config, name: str) -> int:
