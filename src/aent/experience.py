@@ -14,9 +14,9 @@ from aent.advantages import Estimate, estimate
 from aent.config import Method
 from aent.importance import Importance
 from aent.problems.record import Problem
-from aent.processes import Processes
+from aent.processes import Processes, Share
 from aent.rewards import Verdict, Verifier
-from aent.rollout.engine import Engine, Rollouts, Sampling, Share
+from aent.rollout.engine import Engine, Rollouts, Sampling
 
 
 @dataclass(frozen=True)

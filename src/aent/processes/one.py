@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from aent.rollout.engine import Share
+from aent.processes.share import Share
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from aent.processes import Share
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -38,16 +40,6 @@ class Sampling:
             raise ValueError(f"temperature is {self.temperature}; a positive number is allowed")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; above 0 and up to 1 is allowed")
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which prompts of a larger batch are sampled here: noise depends on the place in all of it."""
-
-    places: list[int]
-    """Of each prompt, in the whole batch."""
-    total: int
-    """Prompts of the whole batch."""
 
 
 @dataclass

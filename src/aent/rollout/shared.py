@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from aent.processes import Processes
-from aent.rollout.engine import Engine, Rollouts, Sampling, Share
+from aent.processes import Processes, Share
+from aent.rollout.engine import Engine, Rollouts, Sampling
 from aent.rollout.padding import left_padded
 
 

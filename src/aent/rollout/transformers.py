@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from aent.processes import Share
 from aent.rollout import cache as caches
-from aent.rollout.engine import Rollouts, Sampling, Share
+from aent.rollout.engine import Rollouts, Sampling
 from aent.rollout.padding import left_padded
 from aent.rollout.sampling import choose
 

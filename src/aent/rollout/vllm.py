@@ -14,8 +14,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aent.config.engine import VllmEngine as VllmConfig
-from aent.processes import Processes
-from aent.rollout.engine import Rollouts, Sampling, Share
+from aent.processes import Processes, Share
+from aent.rollout.engine import Rollouts, Sampling
 from aent.rollout.padding import left_padded, right_padded
 
 
