@@ -38,7 +38,7 @@ test: setup  ## Run the tests
 faults: setup  ## Kill, damage, fill and outlast runs, some minutes each
 	$(BIN)/python -m pytest tests/faults -m "faults or not faults" $(ARGS)
 
-bench: setup  ## Measure speed and memory against peers, one thread each
+bench: setup  ## Measure speed and memory against peers at the laptop's sizes, one thread each
 	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 ui: setup  ## Serve MLflow on what the run recorded, at http://127.0.0.1:PORT
