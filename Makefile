@@ -23,7 +23,7 @@ setup: $(INSTALLED)  ## Create .venv with the locked dependencies and this packa
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or later is needed; name one with: make setup PYTHON=python3.12" >&2; exit 1; }
+	  { echo "Python 3.11 is needed (a later one may need another lock); name it with: make setup PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
