@@ -46,7 +46,7 @@ class Config(Strict):
     tracking: Tracking = Tracking()
     """MLflow."""
     plan: Assumptions = Assumptions()
-    """Assumptions of `aent plan`; no result depends on them."""
+    """Assumptions of `aent plan`; of the results only the report shows them."""
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Config:
