@@ -164,6 +164,12 @@ def test_the_report_alone_is_written_again_for_what_it_alone_shows(folder, snake
     assert outdated(snakemake, folder, change) == {"write_report", "mirror_results"}
 
 
+def test_scores_depend_on_what_loads_and_sizes_the_engine(folder, snakemake):
+    changed = outdated(snakemake, folder, "settings={toy: {trainer: {dtype: bfloat16}}}")
+    assert {"evaluate_base_toy", "train_policy_toy", "write_report"} <= changed
+    assert not {"evaluate_base_toy-second", "train_policy_toy-second"} & changed
+
+
 def test_deleted_store_is_filled_anew_without_training(folder, results, snakemake):
     """MLflow is a mirror: losing it costs its filling and nothing else."""
     os.rename(results / "mlflow", folder / "lost")
