@@ -23,7 +23,7 @@ setup: $(INSTALLED)  ## Create .venv with the locked dependencies and this packa
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or later is needed; name one with: make setup PYTHON=python3.12" >&2; exit 1; }
+	  { echo "Python 3.11 is needed (a later one may need another lock); name it with: make setup PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -38,7 +38,7 @@ test: setup  ## Run the tests
 faults: setup  ## Kill, damage, fill and outlast runs, some minutes each
 	$(BIN)/python -m pytest tests/faults -m "faults or not faults" $(ARGS)
 
-bench: setup  ## Measure speed and memory against peers, one thread each
+bench: setup  ## Measure speed and memory against peers at the laptop's sizes, one thread each
 	@for script in benchmarks/*.py; do echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 ui: setup  ## Serve MLflow on what the run recorded, at http://127.0.0.1:PORT

@@ -62,6 +62,17 @@ def test_conda_environment_has_the_locked_versions():
     )
 
 
+def test_readme_and_makefile_ask_for_the_locks_python():
+    [python] = re.findall(r"CPython (\d\.\d+)\.", (ROOT / "requirements.lock").read_text())
+    assert (
+        f"On Linux with Python {python} (what the lock is for" in (ROOT / "README.md").read_text()
+    )
+    message = f"Python {python} is needed (a later one may need another lock)"
+    makefile = (ROOT / "Makefile").read_text()
+    assert message in makefile
+    assert f"PYTHON=python{python}" in makefile
+
+
 @pytest.mark.parametrize("target", ["reproduce", "test", "bench", "ui", "lint", "setup", "docs"])
 def test_make_knows_its_targets(target):
     done = subprocess.run(

@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -197,6 +198,38 @@ def test_the_proposed_method_may_be_a_point_of_its_sweep(check, synthetic):
     assert row["estimate"] == pytest.approx(0.1)
 
 
+def test_a_setting_without_the_sweep_is_judged_by_the_other_claims(synthetic):
+    data = synthetic.config_data()
+    data["settings"]["annex"] = data["settings"]["lab"] | {"title": "Annex"}
+    data["claims"] |= {"settings": ["lab", "annex"], "sweep_settings": ["lab"]}
+    config = parse(data)
+    frames = []
+    for setting, gain in {"lab": 0.02, "annex": 0.1}.items():
+        methods = METHODS if setting == "lab" else METHODS[:3]
+        keys = [(method, seed) for method in methods for seed in range(3)]
+        curves = {key: {10: 0.5 + gain * (key[0] == "aent"), 20: 0.1} for key in keys}
+        flat = {"entropy/full": 0.25, "entropy/clamped": 0.25, "entropy/coefficient": 0.02}
+        metrics = synthetic.metrics_of(dict.fromkeys(keys, flat))
+        frames.append([synthetic.scores_of(curves), metrics])
+        for frame in frames[-1]:
+            frame["setting"] = setting
+    scores, metrics = (pd.concat(parts, ignore_index=True) for parts in zip(*frames, strict=True))
+    found = check_claims(config, scores, metrics)
+    by_setting = {name: list(rows["claim"]) for name, rows in found.groupby("setting", sort=False)}
+    assert list(by_setting) == ["Lab_1", "Annex"]
+    assert len(by_setting["Lab_1"]) == 8
+    assert [claim for claim in by_setting["Lab_1"] if claim not in by_setting["Annex"]] == [
+        "larger_is_better",
+        "every_value_beats_baseline",
+    ]
+    best = found[found["claim"] == "proposed_is_best"]
+    assert best["estimate"].tolist() == pytest.approx([0.02, 0.1])
+    text = markdown(found)
+    assert re.findall("^## .*", text, flags=re.MULTILINE) == ["## Lab_1", "## Annex", "## Rules"]
+    assert text.count("| AEnt has the best average test score | **reproduced** |") == 2
+    assert text.count("- AEnt has the best average test score: ") == 1  # one rule for both
+
+
 @pytest.mark.parametrize(
     ("quarter", "half", "verdict"),
     [
@@ -303,5 +336,6 @@ def test_sheet_is_written_as_numbers_and_as_text(check, tmp_path):
     assert back["estimate"].dtype == "float64"
     text = (tmp_path / "claims.md").read_text()
     assert text == markdown(claims)
-    assert "| The policy entropy collapses under GRPO | Lab_1 | **not reproduced** |" in text
+    assert "\n## Lab_1\n" in text
+    assert "| The policy entropy collapses under GRPO | **not reproduced** |" in text
     assert "- AEnt has the best average test score: differences" in text

@@ -5,6 +5,7 @@ import pytest
 from aent.analysis.figures import curves_figure, mdp_figure, smoothing, sweep_figure
 from aent.analysis.scores import MissingDataError
 from aent.analysis.style import axis_label, lines, save_figure
+from aent.config import parse
 from aent.mdp import simulate
 
 METHODS = ["grpo", "entreg", "aent"]
@@ -85,6 +86,23 @@ def test_sweep_shows_every_choice_of_checkpoint(config, scores):
     assert means.get_ydata().tolist() == pytest.approx([0.5, 0.52, 0.54])
     assert last.containers[0].lines[0].get_ydata().tolist() == pytest.approx([0.5] * 3)
     assert best.lines[0].get_ydata()[0] == pytest.approx((0.6 + 0.6 + 0.7) / 3)  # GRPO's level
+
+
+def test_sweep_takes_a_settings_own_value_from_the_base_method(synthetic, scores):
+    data = synthetic.config_data()
+    own = {"methods": {"aent": {"entropy": {"space": {"drop": 0.25}}}}, "title": "Annex"}
+    data["settings"]["annex"] = data["settings"]["lab"] | own
+    data["figures"]["sweep"]["settings"] = ["lab", "annex"]
+    curves = {("aent", s): {10: 0.7, 20: 0.5} for s in range(3)}
+    curves |= {("grpo", s): {10: 0.4, 20: 0.4} for s in range(3)}
+    curves |= {(f"aent-drop{p}", s): {10: 0.6, 20: 0.5} for p in ("0", "0.5") for s in range(3)}
+    there = synthetic.scores_of(curves).assign(setting="annex")
+    config = parse(data)
+    figure = sweep_figure(config, config.figures["sweep"], pd.concat([scores, there]))
+    lab, annex = (figure.axes[row * 3].containers[0].lines[0] for row in range(2))
+    assert lab.get_xdata().tolist() == annex.get_xdata().tolist() == [0, 0.25, 0.5]
+    assert lab.get_ydata().tolist() == pytest.approx([0.5, 0.52, 0.54])
+    assert annex.get_ydata().tolist() == pytest.approx([0.6, 0.7, 0.6])
 
 
 def test_mdp_figure_has_a_panel_a_problem_and_a_strength(config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import jsonschema
@@ -70,3 +71,19 @@ def test_every_key_of_the_schema_is_explained():
         for key, value in model["properties"].items():
             described = "description" in value or "$ref" in value or key == "kind"
             assert described, f"{name}.{key} has no docstring"
+
+
+def test_page_on_clusters_names_the_keys_that_evaluation_has():
+    rows = (ROOT / "docs/cluster.md").read_text().splitlines()
+    [row] = [row for row in rows if row.startswith("| evaluation, ")]
+    named = re.findall(r"`(\w+)`", row.split("below `evaluation`")[0].split("`sbatch`")[1])
+    assert named == ["gpus", "memory_mb", "runtime_minutes"]
+    assert set(named) == Evaluation.model_fields.keys() & Trainer.model_fields.keys() - {"samples"}
+
+
+def test_page_on_processes_starts_as_many_as_the_setting_has():
+    text = (ROOT / "docs/processes.md").read_text()
+    commands = re.findall(r"--num_processes (\d+) .*--config (\S+) --setting (\w+)", text)
+    assert [(path, setting) for _, path, setting in commands] == [("config/paper.yaml", "a")]
+    for number, path, setting in commands:
+        assert int(number) == load(ROOT / path).settings[setting].trainer.processes

@@ -20,6 +20,7 @@ from aent.files import StorageError
 from aent.problems.record import Problem, read_problems
 from aent.processes import Processes
 from aent.rewards import Verifier
+from aent.rollout import vllm
 from aent.rollout.engine import Rollouts
 
 REAL = Path(os.environ.get("AENT_BENCHMARKS", Path(__file__).parents[3] / "shared" / "benchmarks"))
@@ -297,6 +298,47 @@ def test_a_prompt_too_long_keeps_its_end(caplog):
         runner.score(model, {"b": make_task("b", problems, metric)}, metric, setting)
     assert seen == [[24, 25, 26, 27, 28, 29]]
     assert "1 prompts cut to their last 6 tokens" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("engine", "longest", "positions"),
+    [
+        ("vllm", 5, 11),  # 5 and a response's 6
+        ("vllm", 9000, 8192),  # the model's: vLLM refuses to be made for more
+        ("transformers", 5, 8192),  # it takes what the model takes
+    ],
+)
+def test_prompts_leave_a_response_its_room_in_model_and_engine(
+    engine, longest, positions, model_dir, problem_file, monkeypatch
+):
+    made = {}
+
+    class Recording:
+        def __init__(self, **options):
+            made.update(options)
+
+        def generate(self, prompts, images, num_generations):
+            made["prompts"] = prompts
+            return prompts, [[7]] * len(prompts), [[[-0.5]]] * len(prompts), None
+
+    monkeypatch.setattr(vllm, "vllm_generation", lambda: Recording)
+    data = _setting(samples=1, max_response_tokens=6).model_dump()
+    if engine == "vllm":
+        data["trainer"] |= {"device": "cuda", "gpus": 1}
+    data["rollout"] |= {"engine": {"kind": engine}, "max_prompt_tokens": longest}
+    setting = Setting.model_validate(data)
+    checkpoint = runner.Checkpoint("s", "base", None, 0, model_dir)
+    model = runner.Opener(setting, Processes()).open(checkpoint)
+    assert model.positions == positions
+    if engine == "transformers":
+        return
+    assert made["max_model_length"] == positions
+    task = make_task("b", read_problems(problem_file), SampledCorrectness(None, 1))
+    docs = documents(task)
+    model.greedy_until(docs)
+    whole = [model.encode(doc.query) for doc in docs]
+    assert min(len(prompt) for prompt in whole) > 5
+    assert made["prompts"] == [prompt[-longest:] for prompt in whole]
 
 
 def test_scores_that_the_disk_does_not_take_are_named(tmp_path):

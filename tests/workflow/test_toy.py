@@ -150,6 +150,26 @@ def test_mlflow_has_the_base_model_and_the_figures(client):
     assert {"figures/figure1.svg", "figures/figure3.pdf"} <= names
 
 
+def outdated(snakemake, folder, change):
+    """Rules that a changed value makes Snakemake run again."""
+    done = snakemake("--dry-run", *ARGUMENTS, change, folder=folder)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return set(re.findall(r"^(\w\S*) +\d+$", done.stdout, flags=re.MULTILINE)) - {"total", "all"}
+
+
+@pytest.mark.parametrize(
+    "change", ["plan={response_share: 0.5}", "problems={train: {title: Practice}}"]
+)
+def test_the_report_alone_is_written_again_for_what_it_alone_shows(folder, snakemake, change):
+    assert outdated(snakemake, folder, change) == {"write_report", "mirror_results"}
+
+
+def test_scores_depend_on_what_loads_and_sizes_the_engine(folder, snakemake):
+    changed = outdated(snakemake, folder, "settings={toy: {trainer: {dtype: bfloat16}}}")
+    assert {"evaluate_base_toy", "train_policy_toy", "write_report"} <= changed
+    assert not {"evaluate_base_toy-second", "train_policy_toy-second"} & changed
+
+
 def test_deleted_store_is_filled_anew_without_training(folder, results, snakemake):
     """MLflow is a mirror: losing it costs its filling and nothing else."""
     os.rename(results / "mlflow", folder / "lost")

@@ -163,6 +163,9 @@ def evaluation_of(setting):
         "prompt": part.prompt.model_dump(mode="json"),
         "evaluation": part.evaluation.model_dump(mode="json", exclude=UNSCORED_KEYS),
         "engine": part.scoring_engine.model_dump(mode="json"),
+        "positions": part.scoring_positions,
+        "device": part.trainer.device,
+        "dtype": part.trainer.dtype,
     }
 
 

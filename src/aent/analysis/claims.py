@@ -48,7 +48,7 @@ def check_claims(
     metrics: pd.DataFrame,
     values: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """Check every claim in every setting of `config.claims`.
+    """Check every claim in every setting of `config.claims`, those on the sweep where it is.
 
     Args:
         config: the configuration; `claims` must be there.
@@ -73,10 +73,10 @@ def check_claims(
             case.proposed_is_best(),
             case.entropy_stays_in_band(),
             case.coefficient_reacts(),
-            case.larger_is_better(),
-            case.every_value_beats_baseline(),
             case.proposed_is_faster(),
         ]
+        if case.points:
+            found += [case.larger_is_better(), case.every_value_beats_baseline()]
     if values is not None and config.mdp is not None:
         found += mdp_findings(config.mdp, values)
     return sheet(found)
@@ -97,9 +97,10 @@ class Case:
         self.scores = scores
         self.metrics = metrics[metrics["setting"] == setting]
         self.seeds = claims.seeds
-        self.swept = list(config.points_of(claims.sweep))
+        self.sweep = claims.sweep_in(setting)
+        self.points = config.points_of(self.sweep, setting) if self.sweep else {}
         # Without repeats: the proposed method may be a point of its own sweep.
-        methods = config.expand([claims.baseline, claims.plain, claims.proposed, claims.sweep])
+        methods = config.expand(claims.methods_in(setting), setting)
         chosen = select_checkpoints(config, setting, methods, claims.seeds, scores)
         self.averages = chosen.set_index(["method", "selection", "seed"])["average"]
         self.selections = [s for s in SELECTIONS if s in set(chosen["selection"])]
@@ -225,7 +226,7 @@ class Case:
 
     def larger_is_better(self) -> Finding:
         """Figure 6: a larger clamping percentage tends to be better."""
-        values = self.config.sweeps[self.claims.sweep].values
+        values = list(self.points.values())
         statement = f"A larger {self._swept_label()} is better"
         rule = (
             "slope of the average test score at the best checkpoint against the value (least "
@@ -236,7 +237,7 @@ class Case:
             return Finding("larger_is_better", self.heading, statement, rule, numbers, INCONCLUSIVE)
         slopes = {
             selection: student(
-                np.polyfit(values, [self.averages[m, selection, seed] for m in self.swept], 1)[0]
+                np.polyfit(values, [self.averages[m, selection, seed] for m in self.points], 1)[0]
                 for seed in self.seeds
             )
             for selection in self.selections
@@ -253,10 +254,9 @@ class Case:
 
     def every_value_beats_baseline(self) -> Finding:
         """Figure 6: every clamping percentage beats the baseline."""
-        values = self.config.sweeps[self.claims.sweep].values
         gains = {
             value: self._gain(method, self.claims.baseline, "best")
-            for value, method in zip(values, self.swept, strict=True)
+            for method, value in self.points.items()
             if value > 0
         }
         closest = min(gains.values(), key=lambda gain: gain.mean, default=student([]))
@@ -350,7 +350,8 @@ class Case:
         return Finding(claim, self.heading, statement, rule, numbers, INCONCLUSIVE)
 
     def _swept_label(self) -> str:
-        return self.config.sweeps[self.claims.sweep].label
+        assert self.sweep is not None
+        return self.config.sweeps[self.sweep].label
 
 
 def reactions(history: pd.DataFrame, rule: AdaptiveCoefficient) -> pd.Series:

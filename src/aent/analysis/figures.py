@@ -60,12 +60,12 @@ def curves_figure(
     Raises:
         MissingDataError: no run has a metric, or a run is missing.
     """
-    methods = config.expand(figure.methods)
+    by_setting = {setting: config.expand(figure.methods, setting) for setting in figure.settings}
     with house_style():
         drawing, panels = _curve_panels(figure)
         handles: dict[str, Line2D | Patch] = {}
         for (setting, metric), axes in panels.items():
-            looks = lines(config, setting)
+            looks, methods = lines(config, setting), by_setting[setting]
             handles |= _draw_spans(config, setting, methods, metric, axes)
             frame = _metric(config, figure, setting, metric, scores=scores, metrics=metrics)
             for method in methods:
@@ -77,7 +77,8 @@ def curves_figure(
             axes.set(xlabel="step", ylabel=axis_label(metric))
             if len(figure.settings) > 1:
                 axes.set_title(setting_title(config, setting), loc="left")
-        ordered = [handles.pop(method) for method in methods if method in handles]
+        every = dict.fromkeys(method for methods in by_setting.values() for method in methods)
+        ordered = [handles.pop(method) for method in every if method in handles]
         _finish(drawing, figure.title, [*ordered, *handles.values(), *_explain(figure, metrics)])
     return drawing
 
@@ -89,10 +90,10 @@ def sweep_figure(config: Config, figure: SweepFigure, scores: pd.DataFrame) -> F
         MissingDataError: a run is missing.
     """
     sweep = config.sweeps[figure.sweep]
-    methods = list(config.points_of(figure.sweep))
+    points = {setting: config.points_of(figure.sweep, setting) for setting in figure.settings}
     everything = {
         setting: select_checkpoints(
-            config, setting, [figure.baseline, *methods], figure.seeds, scores
+            config, setting, [figure.baseline, *points[setting]], figure.seeds, scores
         )
         for setting in figure.settings
     }
@@ -109,7 +110,7 @@ def sweep_figure(config: Config, figure: SweepFigure, scores: pd.DataFrame) -> F
                 values = chosen[chosen["selection"] == selection]
                 by_method = {name: own["average"] for name, own in values.groupby("method")}
                 _draw_level(axes, by_method.get(figure.baseline, pd.Series(dtype=float)), level)
-                present = [(v, by_method[m]) for v, m in zip(sweep.values, methods, strict=True)]
+                present = [(value, by_method[m]) for m, value in points[setting].items()]
                 _draw_sweep(axes, present, base)
                 prefix = f"{setting_title(config, setting)}: " if len(figure.settings) > 1 else ""
                 axes.set_title(prefix + SELECTIONS[selection], loc="left")
@@ -194,7 +195,7 @@ def _metric(
     metrics: pd.DataFrame,
 ) -> pd.DataFrame:
     """Columns method, seed, step, value of one metric in one setting."""
-    methods = config.expand(figure.methods)
+    methods = config.expand(figure.methods, setting)
     if metric == SCORE:
         averages = checkpoint_averages(config, setting, scores)
         base = averages[averages["method"] == BASE]

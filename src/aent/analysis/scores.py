@@ -173,7 +173,7 @@ def title(config: Config, setting: str, method: str) -> str:
     """What a method is called in tables and figures."""
     if method == BASE:
         return "Base model"
-    swept = config.swept_methods().get(method)
+    swept = config.swept_methods(setting).get(method)
     if swept:
         sweep = config.sweeps[swept[0]]
         base = config.method(setting, sweep.base).title or sweep.base

@@ -69,7 +69,7 @@ def lines(config: Config, setting: str) -> dict[str, Line]:
         looks[name] = Line(title(config, setting, name), PALETTE[place % len(PALETTE)], dash)
     for name, sweep in config.sweeps.items():
         shades = colormaps["cividis"]
-        for place, swept in enumerate(config.points_of(name)):
+        for place, swept in enumerate(config.points_of(name, setting)):
             if swept in looks:
                 continue
             color = to_hex(shades(0.9 * place / max(1, len(sweep.values) - 1)))

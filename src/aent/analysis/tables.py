@@ -98,7 +98,7 @@ def _setting_scores(
     config: Config, table: ScoresTable, setting: str, scores: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Rows, text cells and notes of one setting."""
-    methods = config.expand(table.methods)
+    methods = config.expand(table.methods, setting)
     wide = benchmark_scores(config, setting, "benchmarks", scores)
     names = [*config.settings[setting].evaluation.benchmarks, AVERAGE]
     wide[AVERAGE] = wide[names[:-1]].mean(axis=1)
@@ -159,9 +159,9 @@ def time_table(
     Raises:
         MissingDataError: a run's scores or metrics are missing.
     """
-    methods = config.expand(table.methods)
     rows, blocks, notes = [], [], []
     for setting in table.settings:
+        methods = config.expand(table.methods, setting)
         times = run_times(
             config,
             setting,

@@ -60,9 +60,10 @@ What a site edits stands in `workflow/profiles/slurm/config.yaml`, three lines m
 | `slurm_account` | the account that is charged; `""` where there are none |
 | `jobs` | how many jobs may be in the queue at a time |
 
-What a job needs is a setting's: `trainer.gpus`, `nodes`, `threads`, `memory_mb` and
-`runtime_minutes`, and the keys of the same names below `evaluation`, where `checkpoints_per_job`
-says how much one job does. [docs/cluster.md](../docs/cluster.md) has the rest.
+What a training job needs is a setting's `trainer.gpus`, `nodes`, `threads`, `memory_mb` and
+`runtime_minutes`. An evaluation job is on one node with the trainer's `threads`; `gpus`,
+`memory_mb` and `runtime_minutes` below `evaluation` are its own, and `checkpoints_per_job` says how
+much it does. [docs/cluster.md](../docs/cluster.md) has the rest.
 
 """
 

@@ -10,7 +10,10 @@ from aent.config.base import MOST, Name, Seed, Strict, Text, Unique, Uri
 
 
 class Sweep(Strict):
-    """Methods that differ in one key; `aent-drop` over 0.25 makes `aent-drop0.25`."""
+    """Methods that differ in one key; `aent-drop` over 0.25 makes `aent-drop0.25`.
+
+    In a setting whose base method has a value anyway, the base method stands for that value.
+    """
 
     base: Name
     """Method to vary."""
@@ -86,10 +89,35 @@ class Claims(Strict):
     """The method with a constant, full-vocabulary bonus."""
     proposed: Name
     """The paper's method."""
-    sweep: Name
-    """The sweep of the clamping percentage."""
+    sweep: Name | None = None
+    """The sweep of the clamping percentage; no claim about it when absent."""
+    sweep_settings: Annotated[list[Name], Unique] | None = Field(
+        default=None, min_length=1, max_length=MOST
+    )
+    """Those of the settings that have the sweep; all of them when absent."""
     seeds: Annotated[list[Seed], Unique] = Field(min_length=2, max_length=MOST)
     """Seeds the claims rest on."""
+
+    @model_validator(mode="after")
+    def _sweep_has_settings(self) -> Claims:
+        if self.sweep is None and self.sweep_settings is not None:
+            raise ValueError("sweep_settings: there is no sweep to judge in them; name it in sweep")
+        strangers = sorted(set(self.sweep_settings or []) - set(self.settings))
+        if strangers:
+            raise ValueError(
+                f"sweep_settings: {strangers} are not among the settings {self.settings}"
+            )
+        return self
+
+    def sweep_in(self, setting: str) -> str | None:
+        """The sweep that is judged in a setting, if any."""
+        here = self.settings if self.sweep_settings is None else self.sweep_settings
+        return self.sweep if setting in here else None
+
+    def methods_in(self, setting: str) -> list[str]:
+        """Methods, and the sweep if any, that the claims about a setting rest on."""
+        sweep = self.sweep_in(setting)
+        return [self.baseline, self.plain, self.proposed, *([sweep] if sweep else [])]
 
 
 class Mdp(Strict):

@@ -84,9 +84,18 @@ def _path_problems(config: Config) -> list[str]:
             found.append(f"models.{name}: the metrics of another model have this path")
     if any(sweep.base not in config.methods for sweep in config.sweeps.values()):
         return found
+    for setting in config.settings:
+        found += _sweep_problems(config, setting)
+    return list(dict.fromkeys(found))  # what is wrong in several settings is said once
+
+
+def _sweep_problems(config: Config, setting: str) -> list[str]:
+    """Methods that sweeps make in a setting, and whose names are taken or no names."""
+    found = []
     owners: dict[str, str] = {}
     for sweep, base in ((name, sweep.base) for name, sweep in config.sweeps.items()):
-        for method, value in config.sweep_points(sweep):
+        points = config.sweep_points(sweep, setting)
+        for method, value in points:
             key = f"sweeps.{sweep}.values: {value!r} makes the method {method!r:.100}, "
             if len(method) > 64 or "+" in method:
                 found.append(f"{key}which is too long or not of A-Z a-z 0-9 . _ -")
@@ -94,20 +103,20 @@ def _path_problems(config: Config) -> list[str]:
                 found.append(f"{key}which stands below methods")
             if (owner := owners.setdefault(method, sweep)) != sweep and method != base:
                 found.append(f"{key}as does {owner}")
-        names = [method for method, _ in config.sweep_points(sweep)]
-        for method in {name for name in names if names.count(name) > 1}:
+        names = [method for method, _ in points]
+        for method in sorted({name for name in names if names.count(name) > 1}):
             found.append(f"sweeps.{sweep}.values: two values make the method {method!r}")
     return found
 
 
 def _size_problems(config: Config) -> list[str]:
     counts = {
-        key: len(runs.settings) * len(config.expand(runs.methods)) * len(runs.seeds)
+        key: sum(len(config.expand(runs.methods, s)) for s in runs.settings) * len(runs.seeds)
         for key, runs in config.experiments()
     }
-    if config.claims:
-        points = len(config.expand([config.claims.sweep])) + 3
-        counts["claims"] = len(config.claims.settings) * points * len(config.claims.seeds)
+    if claims := config.claims:
+        methods = sum(len(config.expand(claims.methods_in(s), s)) for s in claims.settings)
+        counts["claims"] = methods * len(claims.seeds)
     return [
         f"{key}: needs {count} runs; at most {MOST_RUNS} are allowed"
         for key, count in counts.items()
@@ -117,10 +126,19 @@ def _size_problems(config: Config) -> list[str]:
 
 def _experiment_problems(config: Config) -> list[str]:
     found = []
-    allowed = {**config.methods, **config.sweeps, **dict.fromkeys(config.swept_methods())}
+    swept = {setting: config.swept_methods(setting) for setting in config.settings}
+    generated = {name: sweep for made in swept.values() for name, (sweep, _) in made.items()}
+    allowed = {**config.methods, **config.sweeps, **generated}
     for key, runs in config.experiments():
         found += unknown(f"{key}.settings", runs.settings, config.settings)
         found += unknown(f"{key}.methods", runs.methods, allowed)
+        found += [
+            f"{key}.methods: {name!r} is {config.sweeps[generated[name]].base!r} itself in "
+            f"settings.{setting}; name that, or the sweep {generated[name]!r}"
+            for setting in runs.settings
+            for name in runs.methods
+            if name in generated and setting in swept and name not in swept[setting]
+        ]
         if isinstance(runs, SweepFigure):
             found += unknown(f"{key}.sweep", [runs.sweep], set(config.sweeps) & set(runs.methods))
         if (baseline := getattr(runs, "baseline", None)) is not None:
@@ -129,5 +147,6 @@ def _experiment_problems(config: Config) -> list[str]:
         found += unknown("claims.settings", config.claims.settings, config.settings)
         for part in ("baseline", "plain", "proposed"):
             found += unknown(f"claims.{part}", [getattr(config.claims, part)], config.methods)
-        found += unknown("claims.sweep", [config.claims.sweep], config.sweeps)
+        if config.claims.sweep is not None:
+            found += unknown("claims.sweep", [config.claims.sweep], config.sweeps)
     return found

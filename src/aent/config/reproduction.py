@@ -46,7 +46,7 @@ class Config(Strict):
     tracking: Tracking = Tracking()
     """MLflow."""
     plan: Assumptions = Assumptions()
-    """Assumptions of `aent plan`; no result depends on them."""
+    """Assumptions of `aent plan`; of the results only the report shows them."""
 
     @model_validator(mode="after")
     def _names_resolve(self) -> Config:
@@ -66,42 +66,42 @@ class Config(Strict):
         figures = [(f"figures.{name}", figure) for name, figure in self.figures.items()]
         return [*tables, *figures]
 
-    def points_of(self, sweep: str) -> dict[str, float | int]:
-        """Methods of a sweep, in its order, with the value of each.
+    def points_of(self, sweep: str, setting: str) -> dict[str, float | int]:
+        """Methods of a sweep in a setting, in the sweep's order, with the value of each.
 
-        The value that the base method has in every setting anyway is the base method: its runs
-        serve the sweep too.
+        The value that the base method has there anyway is the base method: its runs serve the
+        sweep too.
         """
-        return dict(self.sweep_points(sweep))
+        return dict(self.sweep_points(sweep, setting))
 
-    def sweep_points(self, sweep: str) -> list[tuple[str, float | int]]:
+    def sweep_points(self, sweep: str, setting: str) -> list[tuple[str, float | int]]:
         """As `points_of`, also where two values make one method."""
         base = self.sweeps[sweep].base
-        variants = [self.methods[base]] + [
-            merge(self.methods[base], setting.methods.get(base, {}))
-            for setting in self.settings.values()
-        ]
-        held = [value_at(variant, self.sweeps[sweep].key) for variant in variants]
+        own = value_at(self._composed(base, setting), self.sweeps[sweep].key)
         return [
-            (base if all(own == value for own in held) else f"{sweep}{value:g}", value)
+            (base if value == own else f"{sweep}{value:g}", value)
             for value in self.sweeps[sweep].values
         ]
 
-    def swept_methods(self) -> dict[str, tuple[str, float | int]]:
-        """Generated method names -> (sweep, value)."""
+    def swept_methods(self, setting: str) -> dict[str, tuple[str, float | int]]:
+        """Method names that sweeps generate in a setting -> (sweep, value)."""
         return {
             method: (sweep, value)
             for sweep in self.sweeps
-            for method, value in self.points_of(sweep).items()
+            for method, value in self.points_of(sweep, setting).items()
             if method not in self.methods
         }
 
-    def expand(self, methods: list[Name]) -> list[str]:
-        """Method names with each sweep replaced by its methods, without repeats."""
+    def expand(self, methods: list[Name], setting: str) -> list[str]:
+        """Method names with each sweep replaced by its methods there, without repeats."""
         names: list[str] = []
         for name in methods:
-            names += self.points_of(name) if name in self.sweeps else [name]
+            names += self.points_of(name, setting) if name in self.sweeps else [name]
         return list(dict.fromkeys(names))
+
+    def _composed(self, method: str, setting: str) -> dict[str, Any]:
+        """A method of the configuration with the setting's changes, as plain data."""
+        return merge(self.methods[method], self.settings[setting].methods.get(method, {}))
 
     def method(self, setting: str, name: str) -> Method:
         """The method as it holds in the setting: base, the setting's changes, the swept value.
@@ -109,9 +109,9 @@ class Config(Strict):
         Raises:
             ConfigError: the result is not a valid method.
         """
-        sweep, value = self.swept_methods().get(name, (None, None))
+        sweep, value = self.swept_methods(setting).get(name, (None, None))
         base = self.sweeps[sweep].base if sweep else name
-        data = merge(self.methods[base], self.settings[setting].methods.get(base, {}))
+        data = self._composed(base, setting)
         where = f"methods.{base} in settings.{setting}"
         if sweep:
             where = f"sweeps.{sweep} (value {value:g}) in settings.{setting}"
@@ -128,8 +128,10 @@ class Config(Strict):
         Raises:
             ConfigError: there is no such setting or method, or the method is invalid there.
         """
-        methods = {**self.methods, **dict.fromkeys(self.swept_methods())}
-        found = unknown("setting", [setting], self.settings) + unknown("method", [method], methods)
+        found = unknown("setting", [setting], self.settings)
+        if not found:
+            methods = {**self.methods, **self.swept_methods(setting)}
+            found = unknown("method", [method], methods)
         if found:
             raise ConfigError("\n".join(found))
         return Run(
@@ -152,7 +154,7 @@ class Config(Strict):
         return [
             self.run(setting, method, seed)
             for setting in experiment.settings
-            for method in self.expand(experiment.methods)
+            for method in self.expand(experiment.methods, setting)
             for seed in experiment.seeds
         ]
 
@@ -178,7 +180,11 @@ class Config(Strict):
 
     def claims_runs(self) -> list[Run]:
         """The runs behind the claims sheet; none without one."""
-        if (c := self.claims) is None:
+        if (claims := self.claims) is None:
             return []
-        methods = self.expand([c.baseline, c.plain, c.proposed, c.sweep])
-        return [self.run(s, m, k) for s in c.settings for m in methods for k in c.seeds]
+        return [
+            self.run(setting, method, seed)
+            for setting in claims.settings
+            for method in self.expand(claims.methods_in(setting), setting)
+            for seed in claims.seeds
+        ]

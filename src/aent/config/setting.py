@@ -28,7 +28,8 @@ class Rollout(Strict):
     temperature: float = Field(default=1.0, gt=0)
     """Applied to the logits of sampling, log-probabilities and entropies alike."""
     max_prompt_tokens: int = Field(default=64, ge=1)
-    """Problems with longer prompts are left out and counted."""
+    """Problems with longer prompts are left out and counted; where vLLM evaluates, a longer prompt
+    keeps its last tokens."""
     max_response_tokens: int = Field(default=32, ge=1)
     """Longer responses are cut and earn 0."""
     rows: int = Field(default=4096, ge=1)
@@ -198,6 +199,13 @@ class Setting(Strict):
     def scoring_engine(self) -> Engine:
         """The engine of evaluation."""
         return self.evaluation.engine or self.rollout.engine
+
+    @property
+    def scoring_positions(self) -> int | None:
+        """Longest prompt and response that vLLM is made for; None: the model alone has a limit."""
+        if isinstance(self.scoring_engine, VllmEngine):
+            return self.rollout.max_prompt_tokens + self.evaluation.max_response_tokens
+        return None
 
     @property
     def scoring_gpus(self) -> int:

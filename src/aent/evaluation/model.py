@@ -50,7 +50,7 @@ class RolloutModel(LightevalModel):
             tokenizer: decodes them.
             encode: turns a problem into prompt tokens, as in training.
             evaluation: how to sample.
-            positions: the model's longest sequence.
+            positions: longest sequence that both model and engine take.
             device: where the engine takes its random numbers.
             step: the checkpoint's step, a part of the seed.
 

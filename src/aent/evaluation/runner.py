@@ -160,7 +160,9 @@ class Opener:
         trust = checkpoint.trust_remote_code
         model = load_model(checkpoint.path, dtype=dtype, trust_remote_code=trust).eval()
         tokenizer = load_tokenizer(checkpoint.path, trust_remote_code=trust)
-        engine = self._engine(model, tokenizer, trust)
+        limits = [getattr(model.config, "max_position_embeddings", None), setting.scoring_positions]
+        positions = min(limit or sys.maxsize for limit in limits)
+        engine = self._engine(model, tokenizer, positions, trust)
         if processes.count > 1:
             engine = SharedEngine(engine, tokenizer.pad_token_id, processes)
         return RolloutModel(
@@ -168,13 +170,17 @@ class Opener:
             tokenizer,
             lambda problem: encode_prompt(tokenizer, problem, setting.prompt),
             setting.evaluation,
-            getattr(model.config, "max_position_embeddings", None) or sys.maxsize,
+            positions,
             processes.device,
             checkpoint.step,
         )
 
     def _engine(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trust: bool
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        positions: int,
+        trust: bool,
     ) -> Engine:
         setting, config = self.setting, self.setting.scoring_engine
         if isinstance(config, VllmEngine):  # it has weights of its own on the GPU
@@ -188,7 +194,7 @@ class Opener:
             model,
             tokenizer,
             rows=setting.evaluation.rows,
-            positions=setting.rollout.max_prompt_tokens + setting.evaluation.max_response_tokens,
+            positions=positions,
             processes=self.processes,
             trust_remote_code=trust,
         )
