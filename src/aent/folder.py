@@ -8,7 +8,9 @@ killed after its last step, a run publishes again instead of training again.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -27,6 +29,9 @@ from aent.files import PARTIAL, remove, replacing, sweep
 from aent.journal import encode, read_journal
 from aent.tracking import metrics_path
 
+log = logging.getLogger(__name__)
+
+SIGNATURE = "owner.json"
 SHOWN_PROMPTS = 4  # prompts a checkpoint whose completions are kept to read
 
 
@@ -75,20 +80,47 @@ class RunFolder:
                 return fault
         return None
 
-    def set_state_aside(self, owner: str) -> Path:
-        """Give the state a name of its own, `state-other-{owner}`; returns its path."""
+    def claim_state(self, owner: str) -> None:
+        """Make `state/` this owner's: another one's is set aside, ours that was aside is back.
+
+        Args:
+            owner: see `owner_of`.
+        """
+        present = self._signature().get("owner")
+        if present not in (None, owner):
+            self.set_state_aside(present)
+        aside = self._aside(owner)
+        if aside.exists() and not list(self.state.glob("state-*")):
+            if self.state.exists():
+                self.set_state_aside("unknown")
+            os.replace(aside, self.state)
+            log.info("%s: is back; it was set aside for another configuration", self.state)
+
+    def sign_state(self, owner: str) -> None:
+        """Write down whose `state/` is, also before there is a state in it.
+
+        Raises:
+            aent.files.StorageError: the disk is full or gone.
+        """
+        with replacing(self.state / SIGNATURE) as partial:
+            partial.write_text(encode({"owner": owner}), encoding="utf-8")
+
+    def set_state_aside(self, owner: str) -> None:
+        """Give the state of another owner a name of its own, `state-other-{owner}`."""
         aside = self._aside(owner)
         if aside.exists():
             aside = self._aside(f"{owner}-{secrets.token_hex(4)}")
         os.replace(self.state, aside)
-        return aside
+        log.warning(
+            "%s is of another configuration, base model or problem file; it is now %s, until that "
+            "one is trained again or somebody removes it",
+            self.state,
+            aside,
+        )
 
-    def take_state_back(self, owner: str) -> bool:
-        """Give a state that was set aside for this owner its place again, if there is one."""
-        if self.state.exists() or not self._aside(owner).exists():
-            return False
-        os.replace(self._aside(owner), self.state)
-        return True
+    def _signature(self) -> dict[str, Any]:
+        """What `sign_state` wrote; empty where there is nothing intact."""
+        return next(iter(read_journal(self.state / SIGNATURE)), {})
 
     def _aside(self, owner: str) -> Path:
         return self.output / f"state-other-{owner}"
@@ -144,6 +176,16 @@ class RunFolder:
         with contextlib.suppress(FileNotFoundError):  # there is none, or another job was faster
             os.replace(self.state, done)
         remove(done)
+
+
+def owner_of(run_hash: str, inputs: dict[str, str]) -> str:
+    """A short name for all that a state belongs to: configuration, base model, problem file.
+
+    Args:
+        run_hash: the run's `hash`.
+        inputs: digests of base model and problem file.
+    """
+    return hashlib.sha256(json.dumps([run_hash, inputs]).encode()).hexdigest()[:12]
 
 
 def completion_steps(trainer: Trainer) -> list[int]:
