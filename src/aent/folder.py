@@ -7,7 +7,6 @@ killed after its last step, a run publishes again instead of training again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -23,10 +22,12 @@ from typing import Any
 import pandas as pd
 
 from aent import checksums
+from aent.checkpoint import state_path
 from aent.config.setting import Trainer
 from aent.experience import Experience
-from aent.files import PARTIAL, remove, replacing, sweep
+from aent.files import PARTIAL, StorageError, remove, replacing, sweep
 from aent.journal import encode, read_journal
+from aent.lease import Lease, LeaseError
 from aent.tracking import metrics_path
 
 log = logging.getLogger(__name__)
@@ -170,12 +171,34 @@ class RunFolder:
             partial.write_text(json.dumps(info, indent=2) + "\n")
 
     def discard_state(self) -> None:
-        """Drop the state of a finished run whose outputs were accepted."""
-        # Renamed first: half a state must not look like one.
-        done = self.output / f".state-{secrets.token_hex(4)}{PARTIAL}"
-        with contextlib.suppress(FileNotFoundError):  # there is none, or another job was faster
-            os.replace(self.state, done)
-        remove(done)
+        """Drop the last state of the finished run that run.json describes, if nobody writes here.
+
+        Call when the outputs were accepted. By then another training may have begun in the folder:
+        its state stays, and so does this one when the disk takes no lease; the log says so.
+        """
+        if not self.state.exists():
+            return
+        try:
+            with Lease(self.output, waits=False):
+                if not self._is_done():
+                    log.info("%s stays: it is not the last one of run.json's run", self.state)
+                    return
+                # Renamed first: half a state must not look like one.
+                done = self.output / f".state-{secrets.token_hex(4)}{PARTIAL}"
+                os.replace(self.state, done)
+                remove(done)
+        except (LeaseError, StorageError) as error:
+            log.info("%s stays: %s", self.state, error)
+
+    def _is_done(self) -> bool:
+        """Whether the state is that of run.json's run, after its last step."""
+        try:
+            info = json.loads((self.output / "run.json").read_text())
+        except FileNotFoundError:  # Snakemake removes it before it trains again
+            return False
+        last = state_path(self.state, info["run"]["setting"]["trainer"]["steps"])
+        ours = owner_of(info["hash"], info["inputs"])
+        return self._signature().get("owner") == ours and last.exists()
 
 
 def owner_of(run_hash: str, inputs: dict[str, str]) -> str:
