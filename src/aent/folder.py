@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -97,14 +98,45 @@ class RunFolder:
             os.replace(aside, self.state)
             log.info("%s: is back; it was set aside for another configuration", self.state)
 
-    def sign_state(self, owner: str) -> None:
+    def sign_state(self, owner: str, every: int) -> None:
         """Write down whose `state/` is, also before there is a state in it.
+
+        Args:
+            owner: see `owner_of`.
+            every: steps between two states from now on.
 
         Raises:
             aent.files.StorageError: the disk is full or gone.
         """
+        longest = max(every, self._signature().get("every", 0))
         with replacing(self.state / SIGNATURE) as partial:
-            partial.write_text(encode({"owner": owner}), encoding="utf-8")
+            partial.write_text(encode({"owner": owner, "every": longest}), encoding="utf-8")
+
+    def lost_state(self, step: int, every: int) -> str | None:
+        """The state that is missing after one of this step, in words; None where none is.
+
+        A kill leaves no more behind the newest state than what is done between two. And two states
+        are kept: one alone is the first one.
+
+        Args:
+            step: that of the newest usable state; 0 when there is none.
+            every: steps between two states, where nobody has signed.
+        """
+        every = self._signature().get("every", every)
+        found = _steps(self.state, "state") if step else []  # unusable ones were warned of
+        newest, taken = max(found, default=0), self._taken()
+        alone = len(found) == 1 and newest > every
+        if taken - newest <= every - alone:
+            return None
+        due = state_path(self.state, taken // every * every)
+        after = f"the newest usable one is of step {step}" if step else "there is no usable one"
+        return f"{due}: is missing; {taken} steps left something behind, and {after}"
+
+    def _taken(self) -> int:
+        """The last step that left a row, damaged or not, or a checkpoint."""
+        path = metrics_path(self.output)
+        rows = path.read_bytes().count(b"\n") if path.exists() else 0
+        return max([rows, *_steps(self.state / "checkpoints", "step")])
 
     def set_state_aside(self, owner: str) -> None:
         """Give the state of another owner a name of its own, `state-other-{owner}`."""
@@ -199,6 +231,12 @@ class RunFolder:
         last = state_path(self.state, info["run"]["setting"]["trainer"]["steps"])
         ours = owner_of(info["hash"], info["inputs"])
         return self._signature().get("owner") == ours and last.exists()
+
+
+def _steps(folder: Path, kind: str) -> list[int]:
+    """Steps of all `{kind}-{step}` in a folder, whatever their suffix."""
+    found = (re.match(rf"{kind}-(\d+)(\.|$)", path.name) for path in folder.glob("*"))
+    return [int(match[1]) for match in found if match]
 
 
 def owner_of(run_hash: str, inputs: dict[str, str]) -> str:

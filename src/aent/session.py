@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from aent.checkpoint import load_state, save_state
+from aent.checkpoint import StateError, load_state, save_state
 from aent.config import Run
 from aent.config.engine import VllmEngine
 from aent.critic import ValueModel
@@ -69,7 +69,7 @@ class Session:
 
         Raises:
             TrainingError: too few usable prompts.
-            aent.checkpoint.StateError: states are damaged, and none is usable.
+            aent.checkpoint.StateError: states are damaged or missing, and none is usable.
             aent.models.ModelError, aent.problems.record.ProblemError: bad inputs.
         """
         self.run, self.folder = run, RunFolder(output)
@@ -168,7 +168,14 @@ class Session:
             # Nobody had signed it.
             self.folder.set_state_aside(owner_of(state["run_hash"], state["inputs"]))
             return self._usable_state()
-        self.folder.sign_state(ours)
+        step = state["step"] if state else 0
+        if lost := self.folder.lost_state(step, trainer.state_every):
+            if state is None:
+                raise StateError(
+                    f"{lost}. Put it back, or move {self.folder.state} away to start the run afresh"
+                )
+            log.warning("%s", lost)
+        self.folder.sign_state(ours, trainer.state_every)
         return state
 
     def save(self, guard: Callable[[], object] = lambda: None) -> None:
