@@ -108,6 +108,16 @@ def test_a_silent_holder_elsewhere_is_replaced_after_a_while(tmp_path, caplog):
     assert "no sign of life" in caplog.text
 
 
+def test_who_does_not_wait_takes_only_what_is_known_to_be_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STALE_S", 3600.0)
+    _write(tmp_path / "lease-7", **ELSEWHERE)
+    with pytest.raises(LeaseError, match="on elsewhere is writing"):
+        Lease(tmp_path, waits=False).__enter__()
+    _write(tmp_path / "lease-7", started="12")  # here, and its process is gone
+    with Lease(tmp_path, waits=False):
+        assert [path.name for path in tmp_path.iterdir()] == ["lease-8"]
+
+
 def test_a_number_used_again_is_not_the_dead_process(tmp_path):
     """Another process now has the number of the dead one: its start time tells."""
     _write(tmp_path / "lease-1", started="12")

@@ -253,7 +253,7 @@ def test_the_state_of_another_run_is_not_used(inputs, tmp_path, caplog):
     session.save()
     other = trainer.Session(_run(learning_rate=1e-5), *inputs, tmp_path)
     assert other.step == 0
-    assert not (tmp_path / "state").exists()
+    assert not list((tmp_path / "state").glob("state-*"))
     [aside] = tmp_path.glob("state-other-*")
     assert str(aside) in caplog.text
     assert load_state(aside)["run_hash"] == _run().hash
@@ -284,6 +284,45 @@ def test_a_state_set_aside_is_there_when_its_run_comes_back(inputs, tmp_path, mo
     pd.testing.assert_frame_equal(
         _metrics(output), _metrics(tmp_path / "undisturbed"), check_exact=True
     )
+
+
+def test_a_state_set_aside_comes_back_past_one_that_never_came_to_a_state(
+    inputs, tmp_path, monkeypatch, caplog
+):
+    """The second configuration leaves rows and no state. Neither it nor its rows are in the way."""
+    first, second = _run(), _run(learning_rate=1e-5, state_every=5)
+    trainer.train(first, *inputs, tmp_path / "undisturbed")
+    output, learn = tmp_path / "run", trainer.Session.learn
+
+    def until_third(session, experience):
+        if session.step == 2:
+            raise KeyboardInterrupt
+        return learn(session, experience)
+
+    monkeypatch.setattr(trainer.Session, "learn", until_third)
+    for run in (first, second):
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train(run, *inputs, output)
+    left = (output / "state/metrics.jsonl").read_bytes()
+    assert left.count(b"\n") == 2
+    monkeypatch.undo()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        trainer.train(first, *inputs, output)
+    assert "going on after step 2" in caplog.text
+    [aside] = output.glob("state-other-*")
+    assert (aside / "metrics.jsonl").read_bytes() == left
+    pd.testing.assert_frame_equal(
+        _metrics(output), _metrics(tmp_path / "undisturbed"), check_exact=True
+    )
+
+
+def test_another_configuration_may_save_checkpoints_at_other_steps(inputs, tmp_path):
+    """The state in the way lacks nothing that its own configuration asks for."""
+    trainer.train(_run(save_every=5), *inputs, tmp_path)
+    trainer.train(_run(save_every=2), *inputs, tmp_path)
+    assert len(list(tmp_path.glob("state-other-*"))) == 1
+    assert load_state(tmp_path / "state")["run_hash"] == _run(save_every=2).hash
 
 
 def test_the_coefficient_follows_the_entropy(inputs, tmp_path):

@@ -53,7 +53,7 @@ def save_state(
     Raises:
         aent.files.StorageError: the disk is full or gone; earlier states are unharmed.
     """
-    target = folder / f"state-{step:08d}.pt"
+    target = state_path(folder, step)
     with replacing(target, guard) as partial, partial.open("wb") as file:
         hashing = _Hashing(file)
         try:
@@ -64,6 +64,11 @@ def save_state(
     for old in sorted(folder.glob("state-*.pt"))[:-keep]:
         old.unlink()
     return target
+
+
+def state_path(folder: Path, step: int) -> Path:
+    """Where the state of a step is."""
+    return folder / f"state-{step:08d}.pt"
 
 
 def load_state(

@@ -7,9 +7,11 @@ killed after its last step, a run publishes again instead of training again.
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
+import logging
 import os
+import re
 import secrets
 import shutil
 from collections import Counter
@@ -21,12 +23,17 @@ from typing import Any
 import pandas as pd
 
 from aent import checksums
+from aent.checkpoint import state_path
 from aent.config.setting import Trainer
 from aent.experience import Experience
-from aent.files import PARTIAL, remove, replacing, sweep
+from aent.files import PARTIAL, StorageError, remove, replacing, sweep
 from aent.journal import encode, read_journal
+from aent.lease import Lease, LeaseError
 from aent.tracking import metrics_path
 
+log = logging.getLogger(__name__)
+
+SIGNATURE = "owner.json"
 SHOWN_PROMPTS = 4  # prompts a checkpoint whose completions are kept to read
 
 
@@ -75,20 +82,78 @@ class RunFolder:
                 return fault
         return None
 
-    def set_state_aside(self, owner: str) -> Path:
-        """Give the state a name of its own, `state-other-{owner}`; returns its path."""
+    def claim_state(self, owner: str) -> None:
+        """Make `state/` this owner's: another one's is set aside, ours that was aside is back.
+
+        Args:
+            owner: see `owner_of`.
+        """
+        present = self._signature().get("owner")
+        if present not in (None, owner):
+            self.set_state_aside(present)
+        aside = self._aside(owner)
+        if aside.exists() and not list(self.state.glob("state-*")):
+            if self.state.exists():
+                self.set_state_aside("unknown")
+            os.replace(aside, self.state)
+            log.info("%s: is back; it was set aside for another configuration", self.state)
+
+    def sign_state(self, owner: str, every: int) -> None:
+        """Write down whose `state/` is, also before there is a state in it.
+
+        Args:
+            owner: see `owner_of`.
+            every: steps between two states from now on.
+
+        Raises:
+            aent.files.StorageError: the disk is full or gone.
+        """
+        longest = max(every, self._signature().get("every", 0))
+        with replacing(self.state / SIGNATURE) as partial:
+            partial.write_text(encode({"owner": owner, "every": longest}), encoding="utf-8")
+
+    def lost_state(self, step: int, every: int) -> str | None:
+        """The state that is missing after one of this step, in words; None where none is.
+
+        A kill leaves no more behind the newest state than what is done between two. And two states
+        are kept: one alone is the first one.
+
+        Args:
+            step: that of the newest usable state; 0 when there is none.
+            every: steps between two states, where nobody has signed.
+        """
+        every = self._signature().get("every", every)
+        found = _steps(self.state, "state") if step else []  # unusable ones were warned of
+        newest, taken = max(found, default=0), self._taken()
+        alone = len(found) == 1 and newest > every
+        if taken - newest <= every - alone:
+            return None
+        due = state_path(self.state, taken // every * every)
+        after = f"the newest usable one is of step {step}" if step else "there is no usable one"
+        return f"{due}: is missing; {taken} steps left something behind, and {after}"
+
+    def _taken(self) -> int:
+        """The last step that left a row, damaged or not, or a checkpoint."""
+        path = metrics_path(self.output)
+        rows = path.read_bytes().count(b"\n") if path.exists() else 0
+        return max([rows, *_steps(self.state / "checkpoints", "step")])
+
+    def set_state_aside(self, owner: str) -> None:
+        """Give the state of another owner a name of its own, `state-other-{owner}`."""
         aside = self._aside(owner)
         if aside.exists():
             aside = self._aside(f"{owner}-{secrets.token_hex(4)}")
         os.replace(self.state, aside)
-        return aside
+        log.warning(
+            "%s is of another configuration, base model or problem file; it is now %s, until that "
+            "one is trained again or somebody removes it",
+            self.state,
+            aside,
+        )
 
-    def take_state_back(self, owner: str) -> bool:
-        """Give a state that was set aside for this owner its place again, if there is one."""
-        if self.state.exists() or not self._aside(owner).exists():
-            return False
-        os.replace(self._aside(owner), self.state)
-        return True
+    def _signature(self) -> dict[str, Any]:
+        """What `sign_state` wrote; empty where there is nothing intact."""
+        return next(iter(read_journal(self.state / SIGNATURE)), {})
 
     def _aside(self, owner: str) -> Path:
         return self.output / f"state-other-{owner}"
@@ -138,12 +203,50 @@ class RunFolder:
             partial.write_text(json.dumps(info, indent=2) + "\n")
 
     def discard_state(self) -> None:
-        """Drop the state of a finished run whose outputs were accepted."""
-        # Renamed first: half a state must not look like one.
-        done = self.output / f".state-{secrets.token_hex(4)}{PARTIAL}"
-        with contextlib.suppress(FileNotFoundError):  # there is none, or another job was faster
-            os.replace(self.state, done)
-        remove(done)
+        """Drop the last state of the finished run that run.json describes, if nobody writes here.
+
+        Call when the outputs were accepted. By then another training may have begun in the folder:
+        its state stays, and so does this one when the disk takes no lease; the log says so.
+        """
+        if not self.state.exists():
+            return
+        try:
+            with Lease(self.output, waits=False):
+                if not self._is_done():
+                    log.info("%s stays: it is not the last one of run.json's run", self.state)
+                    return
+                # Renamed first: half a state must not look like one.
+                done = self.output / f".state-{secrets.token_hex(4)}{PARTIAL}"
+                os.replace(self.state, done)
+                remove(done)
+        except (LeaseError, StorageError) as error:
+            log.info("%s stays: %s", self.state, error)
+
+    def _is_done(self) -> bool:
+        """Whether the state is that of run.json's run, after its last step."""
+        try:
+            info = json.loads((self.output / "run.json").read_text())
+        except FileNotFoundError:  # Snakemake removes it before it trains again
+            return False
+        last = state_path(self.state, info["run"]["setting"]["trainer"]["steps"])
+        ours = owner_of(info["hash"], info["inputs"])
+        return self._signature().get("owner") == ours and last.exists()
+
+
+def _steps(folder: Path, kind: str) -> list[int]:
+    """Steps of all `{kind}-{step}` in a folder, whatever their suffix."""
+    found = (re.match(rf"{kind}-(\d+)(\.|$)", path.name) for path in folder.glob("*"))
+    return [int(match[1]) for match in found if match]
+
+
+def owner_of(run_hash: str, inputs: dict[str, str]) -> str:
+    """A short name for all that a state belongs to: configuration, base model, problem file.
+
+    Args:
+        run_hash: the run's `hash`.
+        inputs: digests of base model and problem file.
+    """
+    return hashlib.sha256(json.dumps([run_hash, inputs]).encode()).hexdigest()[:12]
 
 
 def completion_steps(trainer: Trainer) -> list[int]:

@@ -86,9 +86,15 @@ class Holder:
 class Lease:
     """The right to write to a folder; a context manager."""
 
-    def __init__(self, folder: Path):
-        """Prepare; the lease is taken on entering."""
-        self.folder = folder
+    def __init__(self, folder: Path, waits: bool = True):
+        """Prepare; the lease is taken on entering.
+
+        Args:
+            folder: what to write to; made when missing.
+            waits: watch a present holder for a sign of life; without, it lives unless it is known
+                to have ended.
+        """
+        self.folder, self.waits = folder, waits
         self.holder = Holder()
         self.path = folder
         self._ended = threading.Event()
@@ -173,6 +179,8 @@ class Lease:
             if holder is not None and holder.is_gone():
                 log.warning("%s: taking over from %s, which is gone", self.folder, holder)
                 return
+            if not self.waits:
+                raise self._taken(holder, path)
             if not told:
                 log.info("%s: waiting for a sign of life of %s", self.folder, holder or path.name)
                 told = True
@@ -181,12 +189,15 @@ class Lease:
             if now is None:
                 return
             if now != first:
-                raise LeaseError(
-                    f"{self.folder}: {holder or path.name} is writing to this run; wait for its "
-                    "end, or end it and start again"
-                )
+                raise self._taken(holder, path)
         if first is not None:
             log.warning("%s: taking over from %s: no sign of life", self.folder, holder or path)
+
+    def _taken(self, holder: Holder | None, path: Path) -> LeaseError:
+        return LeaseError(
+            f"{self.folder}: {holder or path.name} is writing to this run; wait for its end, or "
+            "end it and start again"
+        )
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):

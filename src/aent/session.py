@@ -8,7 +8,6 @@ vocabulary and of the clamped space are recorded in every run, whatever the loss
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -20,14 +19,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from aent.checkpoint import load_state, save_state
+from aent.checkpoint import StateError, load_state, save_state
 from aent.config import Run
 from aent.config.engine import VllmEngine
 from aent.critic import ValueModel
 from aent.entropy.coefficients import make_coefficient
 from aent.experience import Experience, Prompted, collect
 from aent.failure import NonFiniteError, write_dump
-from aent.folder import RunFolder
+from aent.folder import RunFolder, owner_of
 from aent.forward import changed_logits
 from aent.importance import Importance
 from aent.launch import threads_each
@@ -72,7 +71,7 @@ class Session:
 
         Raises:
             TrainingError: too few usable prompts.
-            aent.checkpoint.StateError: states are damaged, and none is usable.
+            aent.checkpoint.StateError: states are damaged or missing, and none is usable.
             aent.models.ModelError, aent.problems.record.ProblemError: bad inputs.
         """
         self.run, self.folder = run, RunFolder(output)
@@ -171,21 +170,24 @@ class Session:
         return int(known["step"])
 
     def _usable_state(self) -> dict[str, Any] | None:
-        trainer, ours = self.run.setting.trainer, _owner(self.run.hash, self.inputs)
-        if self.folder.take_state_back(ours):
-            log.info("%s: is back; it was set aside for another configuration", self.folder.state)
+        trainer, ours = self.run.setting.trainer, owner_of(self.run.hash, self.inputs)
+        self.folder.claim_state(ours)
         state = load_state(
             self.folder.state, lacking=lambda step: self.folder.lacking(step, trainer)
         )
-        if state is None or _owner(state["run_hash"], state["inputs"]) == ours:
-            return state
-        log.warning(
-            "%s is of another configuration, base model or problem file; it is now %s, until that "
-            "one is trained again or somebody removes it",
-            self.folder.state,
-            self.folder.set_state_aside(_owner(state["run_hash"], state["inputs"])),
-        )
-        return self._usable_state()
+        if state is not None and owner_of(state["run_hash"], state["inputs"]) != ours:
+            # Nobody had signed it.
+            self.folder.set_state_aside(owner_of(state["run_hash"], state["inputs"]))
+            return self._usable_state()
+        step = state["step"] if state else 0
+        if lost := self.folder.lost_state(step, trainer.state_every):
+            if state is None:
+                raise StateError(
+                    f"{lost}. Put it back, or move {self.folder.state} away to start the run afresh"
+                )
+            log.warning("%s", lost)
+        self.folder.sign_state(ours, trainer.state_every)
+        return state
 
     def save(self, guard: Callable[[], object] = lambda: None) -> None:
         """Write the state after the current step.
@@ -306,11 +308,6 @@ def prompts_of_step(prompted: list[Prompted], count: int, step: int, seed: int) 
 
     indices = shuffled()
     return [prompted[next(indices)] for _ in range(count)]
-
-
-def _owner(run_hash: str, inputs: dict[str, str]) -> str:
-    """A short name for all that a state belongs to: configuration, base model, problem file."""
-    return hashlib.sha256(json.dumps([run_hash, inputs]).encode()).hexdigest()[:12]
 
 
 def _seed(seed: int, number: int, stream: str) -> int:

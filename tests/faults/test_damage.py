@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from aent import trainer
 from aent.checkpoint import StateError
 
 STEPS = {"steps": 8, "save_every": 2, "state_every": 1}
@@ -49,18 +50,8 @@ def run(toy):
 @pytest.fixture(scope="module")
 def torn(toy, run, tmp_path_factory):
     """A folder as a kill after step 6 left it."""
-    from aent import trainer
-
-    def stop(session, verifier):
-        if session.step == 6:
-            raise KeyboardInterrupt
-        return collect(session, verifier)
-
-    output, collect = tmp_path_factory.mktemp("torn") / "run", trainer.Session.collect
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.Session, "collect", stop)
-        with pytest.raises(KeyboardInterrupt):
-            toy.train(run, output)
+    output = tmp_path_factory.mktemp("torn") / "run"
+    _interrupted(toy, run, output, "collect", 6)
     return output
 
 
@@ -87,8 +78,7 @@ def test_a_damaged_file(
     with caplog.at_level("INFO"):
         toy.train(run, output)
     assert f"going on after step {goes_on_after}" in caplog.text
-    noticed = goes_on_after == 5 and (damage, name) != ("missing", STATE)
-    assert (str(output / name) in caplog.text) == noticed
+    assert (str(output / name) in caplog.text) == (goes_on_after == 5)
     same_outputs(output, undisturbed(run))
 
 
@@ -101,15 +91,63 @@ def test_all_states_damaged(toy, run, torn, tmp_path):
         toy.train(run, output)
 
 
-def test_all_states_missing_start_afresh(
-    toy, run, torn, undisturbed, same_outputs, tmp_path, caplog
-):
+def test_all_states_missing(toy, run, torn, undisturbed, same_outputs, tmp_path):
     output = tmp_path / "run"
     shutil.copytree(torn, output)
     for state in (output / "state").glob("*.pt"):
         state.unlink()
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(StateError, match=rf"{output / STATE}: is missing; 6 steps .* no usable"):
+        toy.train(run, output)
+    assert before == {p: p.read_bytes() for p in output.rglob("*") if p.is_file()}
+    (output / "state").rename(tmp_path / "away")
     toy.train(run, output)
     same_outputs(output, undisturbed(run))
+
+
+def _interrupted(toy, run, output, method, step):
+    """Train until the session begins this method with this step finished."""
+    original = getattr(trainer.Session, method)
+
+    def stop(session, *arguments):
+        if session.step == step:
+            raise KeyboardInterrupt
+        return original(session, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Session, method, stop)
+        with pytest.raises(KeyboardInterrupt):
+            toy.train(run, output)
+
+
+def test_a_missing_state_of_those_saved_now_and_then(toy, tmp_path, caplog):
+    run, output = toy.run("aent", steps=8, save_every=8, state_every=2), tmp_path / "run"
+    _interrupted(toy, run, output, "collect", 7)
+    _damage(output / STATE, "missing")
+    with caplog.at_level("INFO"):
+        toy.train(run, output)
+    assert f"{output / STATE}: is missing; 7 steps" in caplog.text
+    assert "going on after step 4" in caplog.text
+
+
+def test_a_kill_before_a_state_is_saved_leaves_none_missing(toy, tmp_path, caplog):
+    """The latest moment: the row and the checkpoint of the step are there."""
+    run, output = toy.run("aent", steps=8, save_every=2, state_every=2), tmp_path / "run"
+    for step in (2, 4, 6):
+        _interrupted(toy, run, output, "save", step)
+    toy.train(run, output)
+    assert "is missing" not in caplog.text
+
+
+def test_states_may_be_saved_more_often_after_a_kill(toy, undisturbed, same_outputs, tmp_path):
+    """What was done before is judged by how often states were saved then."""
+    output = tmp_path / "run"
+    seldom = toy.run("aent", steps=8, save_every=2, state_every=100)
+    often = toy.run("aent", steps=8, save_every=2, state_every=1)
+    _interrupted(toy, seldom, output, "collect", 5)
+    _interrupted(toy, often, output, "save", 1)  # checkpoints of steps 2 and 4 are still there
+    toy.train(often, output)
+    same_outputs(output, undisturbed(often))
 
 
 def test_a_state_set_aside_counts_no_more(toy, run, torn, tmp_path):

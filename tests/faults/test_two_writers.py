@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from aent import lease
+from aent.checkpoint import load_state
+from aent.folder import RunFolder
 from aent.lease import LeaseError
 
 STEPS = {"steps": 12, "save_every": 6, "state_every": 1}
@@ -56,6 +58,39 @@ def test_a_frozen_first_is_overtaken_and_writes_nothing_when_it_wakes_up(
     assert first.exitcode == 1
     assert _snapshot(output) == before
     same_outputs(output, undisturbed(run))
+
+
+def test_the_state_of_a_new_training_is_not_discarded(toy, tmp_path):
+    """As by an evaluation job of the old one that outlived its Snakemake."""
+    old, output = toy.run("aent", **STEPS), tmp_path / "run"
+    toy.train(old, output)
+    new = toy.run("aent", steps=1000, save_every=1000, state_every=1)
+    training = toy.start(new, output)
+    _await(lambda: list(output.glob("state-other-*")) and _steps(output) >= 2, training)
+    RunFolder(output).discard_state()
+    assert _steps(output) >= 2
+    training.kill()
+    training.join()
+    RunFolder(output).discard_state()  # nobody writes any more
+    assert load_state(output / "state")["run_hash"] == new.hash
+
+
+def test_the_state_of_a_repeated_training_is_not_discarded(toy, tmp_path):
+    """The same run once more, killed half-way: run.json is the first one's, or already removed."""
+    run, output = toy.run("aent", **STEPS), tmp_path / "run"
+    toy.train(run, output)
+    (output / "state/state-00000012.pt").unlink()
+    RunFolder(output).discard_state()
+    assert load_state(output / "state")["step"] == 11
+    toy.train(run, output)
+    described = (output / "run.json").read_text()
+    (output / "run.json").unlink()
+    RunFolder(output).discard_state()
+    assert load_state(output / "state")["step"] == 12
+    (output / "run.json").write_text(described)
+    RunFolder(output).discard_state()
+    assert not (output / "state").exists()
+    assert not list(output.glob("lease-*"))
 
 
 def test_two_runs_share_a_base_model(toy, undisturbed, same_outputs, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from aent.config import parse
 from aent.evaluation.runner import Checkpoint, evaluate_checkpoints
+from aent.files import replacing
 from aent.folder import RunFolder
 from aent.launch import launch_command
 from aent.logs import configure_logging
@@ -25,7 +26,8 @@ problems = {Path(path).stem: Path(path) for path in snakemake.input.problems}
 setting = study.settings[params.setting]
 if setting.scoring_processes > 1:
     config = Path(snakemake.log[0]).with_suffix(".json")
-    config.write_text(json.dumps(snakemake.config))
+    with replacing(config) as partial:
+        partial.write_text(json.dumps(snakemake.config))
     options = ["--config", str(config), "--log", snakemake.log[0], "--setting", params.setting]
     if seed is not None:  # of a run, not of the base model
         options += ["--method", method, "--seed", str(seed), "--steps", *map(str, params.steps)]

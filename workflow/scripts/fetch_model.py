@@ -5,6 +5,7 @@ from pathlib import Path
 
 from aent.config import parse
 from aent.fetch import fetch_model
+from aent.files import replacing
 from aent.inputs import prompts_of
 from aent.logs import configure_logging
 from aent.models import check_tokenizer
@@ -15,4 +16,5 @@ output = Path(snakemake.output.model)
 model = study.models[name]
 commit = fetch_model(model, output)
 check_tokenizer(output, model, prompts_of(study, name))
-Path(snakemake.output.source).write_text(json.dumps({"commit": commit}, indent=2) + "\n")
+with replacing(Path(snakemake.output.source)) as partial:
+    partial.write_text(json.dumps({"commit": commit}, indent=2) + "\n")

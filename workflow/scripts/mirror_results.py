@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from aent.config import parse
+from aent.files import replacing
 from aent.logs import configure_logging
 from aent.tracking import log_artifacts, sync
 
@@ -23,4 +24,5 @@ missing = [name for name, filled in done.items() if filled is None]
 if missing:
     raise SystemExit(f"MLflow ({uri}) lacks {', '.join(missing)}; see the warnings above")
 logging.info("MLflow holds %d runs", len(snakemake.input.runs))
-output.write_text(json.dumps({"uri": uri, "mirrored": sorted(done)}, indent=2) + "\n")
+with replacing(output) as partial:
+    partial.write_text(json.dumps({"uri": uri, "mirrored": sorted(done)}, indent=2) + "\n")

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from aent.config import parse
+from aent.files import replacing
 from aent.logs import configure_logging
 from aent.problems import prepare_problems, read_problems, write_problems
 from aent.problems.card import describe_problems
@@ -15,6 +16,7 @@ others = {Path(path).stem: read_problems(Path(path)) for path in snakemake.input
 prepared = prepare_problems(source, others, snakemake.threads)
 write_problems(Path(snakemake.output.problems), prepared.problems)
 card = describe_problems(source, prepared)
-Path(snakemake.output.card).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+with replacing(Path(snakemake.output.card)) as partial:
+    partial.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 for step in prepared.steps:
     logging.info("%s: %d left, %d dropped", step.name, step.left, step.dropped)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from aent.config import parse
+from aent.files import replacing
 from aent.launch import launch_command
 from aent.logs import configure_logging
 from aent.tracking import tracking_uri
@@ -17,7 +18,8 @@ run = study.run(snakemake.params.setting, where.method, int(where.seed))
 trainer = run.setting.trainer
 if trainer.processes > 1:
     config = Path(snakemake.log[0]).with_suffix(".json")
-    config.write_text(json.dumps(snakemake.config))
+    with replacing(config) as partial:
+        partial.write_text(json.dumps(snakemake.config))
     options = ["--config", str(config), "--log", snakemake.log[0], "--keep-state"]
     options += ["--setting", run.setting_name, "--method", run.method_name, "--seed", str(run.seed)]
     command = launch_command(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from aent.analysis.intervals import Interval
+from aent.files import replacing
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,15 @@ def sheet(findings: Iterable[Finding]) -> pd.DataFrame:
 
 
 def write_claims(claims: pd.DataFrame, stem: Path | str) -> None:
-    """Write `stem.csv` and `stem.md`."""
-    base = Path(stem)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    claims.to_csv(f"{base}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    Path(f"{base}.md").write_text(markdown(claims))
+    """Write `stem.csv` and `stem.md`.
+
+    Raises:
+        aent.files.StorageError: the disk is full or gone.
+    """
+    with replacing(Path(f"{stem}.csv")) as partial:
+        claims.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    with replacing(Path(f"{stem}.md")) as partial:
+        partial.write_text(markdown(claims))
 
 
 def markdown(claims: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from aent.analysis.scores import read_metrics, setting_title, title
 from aent.analysis.tables import Table, build_table
 from aent.config import Config, PretrainedModel, ScratchModel
 from aent.config.data import FileProblems, HubProblems, SyntheticProblems
+from aent.files import replacing
 from aent.plan import PlanError, make_plan, notes, plan_table
 
 MDP_FIGURE = "figure1"
@@ -74,6 +75,7 @@ def write_report(config: Config, path: Path | str) -> None:
 
     Raises:
         OSError: a table's data, a figure or the claims are not there.
+        aent.files.StorageError: the disk is full or gone.
         MissingDataError: scores or metrics of a run are missing.
     """
     results = config.results
@@ -97,8 +99,8 @@ def write_report(config: Config, path: Path | str) -> None:
         cards=cards,
         runs=runs,
     )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(text, encoding="utf-8")
+    with replacing(Path(path)) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def inline_svg(svg: str, prefix: str) -> str:

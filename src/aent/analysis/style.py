@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from aent.analysis.scores import title
 from aent.config import Config
+from aent.files import replacing
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; dashes tell the next eight apart.
 PALETTE = ["#000000", "#E69F00", "#CC79A7", "#0072B2", "#D55E00", "#009E73", "#56B4E9", "#8B6914"]
@@ -108,10 +109,16 @@ def house_style() -> Iterator[None]:
 
 
 def save_figure(figure: Figure, stem: Path | str) -> None:
-    """Write `stem.svg`, `stem.pdf` and `stem.png`: the same figure, the same bytes."""
-    base = Path(stem)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    with house_style():
-        figure.savefig(f"{base}.svg", metadata={"Date": None, "Creator": "aent"})
-        figure.savefig(f"{base}.pdf", metadata={"CreationDate": None, "ModDate": None})
-        figure.savefig(f"{base}.png", dpi=150, metadata={"Software": "aent"})
+    """Write `stem.svg`, `stem.pdf` and `stem.png`: the same figure, the same bytes.
+
+    Raises:
+        aent.files.StorageError: the disk is full or gone.
+    """
+    told: dict[str, dict[str, Any]] = {
+        "svg": {"metadata": {"Date": None, "Creator": "aent"}},
+        "pdf": {"metadata": {"CreationDate": None, "ModDate": None}},
+        "png": {"metadata": {"Software": "aent"}, "dpi": 150},
+    }
+    for kind, options in told.items():
+        with house_style(), replacing(Path(f"{stem}.{kind}")) as partial:
+            figure.savefig(partial, format=kind, **options)

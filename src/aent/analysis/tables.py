@@ -26,6 +26,7 @@ from aent.analysis.scores import (
 from aent.analysis.times import device, run_times
 from aent.config import Config
 from aent.config.experiment import ScoresTable, TimeTable
+from aent.files import replacing
 
 AVERAGE = "average"
 NOT_AVAILABLE = "n/a"
@@ -211,12 +212,17 @@ def time_table(
 
 
 def write_table(table: Table, stem: Path | str) -> None:
-    """Write `stem.csv`, `stem.md` and `stem.tex`."""
-    base = Path(stem)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    table.data.to_csv(f"{base}.csv", index=False, float_format="%.6g", lineterminator="\n")
-    Path(f"{base}.md").write_text(markdown(table))
-    Path(f"{base}.tex").write_text(latex(table))
+    """Write `stem.csv`, `stem.md` and `stem.tex`.
+
+    Raises:
+        aent.files.StorageError: the disk is full or gone.
+    """
+    with replacing(Path(f"{stem}.csv")) as partial:
+        table.data.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    with replacing(Path(f"{stem}.md")) as partial:
+        partial.write_text(markdown(table))
+    with replacing(Path(f"{stem}.tex")) as partial:
+        partial.write_text(latex(table))
 
 
 def markdown(table: Table) -> str:

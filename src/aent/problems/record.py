@@ -14,6 +14,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from aent.boxed import written_answer
 from aent.config.data import Columns
+from aent.files import replacing
 
 
 class ProblemError(ValueError):
@@ -50,10 +51,12 @@ def read_problems(path: Path) -> list[Problem]:
 
 
 def write_problems(path: Path, problems: Iterable[Problem]) -> None:
-    """Write records as jsonl, one a line, without the fields that are None."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
+    """Write records as jsonl, one a line, without the fields that are None.
+
+    Raises:
+        aent.files.StorageError: the disk is full or gone.
+    """
+    with replacing(Path(path)) as partial, partial.open("w", encoding="utf-8") as file:
         for problem in problems:
             record = {key: value for key, value in asdict(problem).items() if value is not None}
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
