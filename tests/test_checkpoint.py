@@ -1,6 +1,7 @@
-"""States survive what a kill can leave behind."""
+"""States survive what a kill can leave behind, and run nothing."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,3 +63,23 @@ def test_a_partial_file_is_ignored(tmp_path):
     save_state(tmp_path, 1, {"value": 1})
     (tmp_path / "state-00000002.partial").write_bytes(b"half")
     assert load_state(tmp_path)["value"] == 1
+
+
+class Payload:
+    """Pickled, it is the order to create a file."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+def test_a_state_runs_nothing_when_opened(tmp_path):
+    """Its checksum is right: whoever can write here can compute one."""
+    mark, folder = tmp_path / "made", tmp_path / "state"
+    folder.mkdir()
+    save_state(folder, 1, {"payload": Payload(mark)})
+    with pytest.raises(StateError, match=r"00001\.pt: is intact, but torch cannot open it"):
+        load_state(folder)
+    assert not mark.exists()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from aent.config import PretrainedModel
 from aent.config.data import HubProblems
@@ -71,3 +72,21 @@ def test_gated_data_set() -> None:
     config = HubProblems.model_validate({"kind": "hub", "id": "owner/gated"})
     with pytest.raises(ProblemError, match=r"datasets/owner/gated, then log in"):
         load_problems(config)
+
+
+def test_no_pickle_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = ["config.json", "model.safetensors", "pytorch_model.bin", "model.pt", "model.py"]
+    fetched: dict[bool, list[str]] = {}
+
+    def download(name: str, *, allow_patterns: list[str], **_: object) -> None:
+        fetched[trusted] = list(filter_repo_objects(held, allow_patterns=allow_patterns))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    for trusted in (False, True):
+        model = PretrainedModel(
+            kind="pretrained", path="owner/name", revision="a" * 40, trust_remote_code=trusted
+        )
+        with pytest.raises(ModelError):  # nothing has come
+            fetch_model(model, tmp_path / "model")
+    safe = ["config.json", "model.safetensors"]
+    assert fetched == {False: safe, True: [*safe, "model.py"]}

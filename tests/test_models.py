@@ -20,6 +20,7 @@ from aent.models import (
 )
 from aent.problems import load_problems
 
+PICKLE = "pytorch_model.bin"
 PROBLEMS = load_problems(SyntheticProblems(kind="synthetic", count=120))
 
 
@@ -137,6 +138,41 @@ def test_a_directory_that_is_no_model(directory: Path, removed: str, message: st
     with pytest.raises(ModelError, match=message) as raised:
         load_model(directory)
     assert str(directory) in str(raised.value)
+
+
+@pytest.fixture
+def pickled(directory: Path) -> Path:
+    """The directory with its weights, all zero, as a pickle beside the safetensors."""
+    weights = load_model(directory).state_dict()
+    torch.save({name: torch.zeros_like(w) for name, w in weights.items()}, directory / PICKLE)
+    (directory / "checksums.json").unlink()  # a model from elsewhere has none
+    return directory
+
+
+def test_of_both_formats_safetensors_are_opened(pickled: Path) -> None:
+    assert load_model(pickled).get_input_embeddings().weight.abs().max() > 0
+
+
+def test_a_directory_with_pickled_weights_alone_is_refused(pickled: Path) -> None:
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=rf"no weights \(\*.safetensors\); found .*'{PICKLE}'"):
+        load_model(pickled)
+
+
+def test_pickled_weights_of_the_hub_are_refused(
+    pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they lie in the hub's cache, where only transformers looks."""
+    (pickled / "model.safetensors").unlink()
+    cached = tmp_path / "cache" / "models--owner--name"
+    (cached / "snapshots").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    pickled.rename(cached / "snapshots" / ("a" * 40))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cached.parent))
+    assert len(load_tokenizer("owner/name")) == 1700  # the rest is there and found
+    with pytest.raises(ModelError, match=r"owner/name: cannot be opened: OSError.*safetensors"):
+        load_model("owner/name")
 
 
 def test_paths_that_are_no_directory(tmp_path: Path) -> None:

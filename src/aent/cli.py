@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aent.config import Config, ConfigError, Run, load
 from aent.lease import LeaseError
-from aent.logs import configure_logging
+from aent.logs import configure_logging, discreet
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,8 +102,8 @@ def _sync(config: Config) -> int:
     configure_logging()
     try:
         done = sync(config)
-    except StoreError as error:
-        print(error, file=sys.stderr)
+    except StoreError as error:  # a server may have repeated the token that it refuses
+        print(discreet(str(error)), file=sys.stderr)
         return 1
     for name, filled in done.items():
         said = "still lacks points" if filled is None else f"{filled} points filled"

@@ -168,10 +168,15 @@ def test_mistakes_in_claims_name_the_key(changes, message):
     [
         ("sweeps/aent-drop/base", "nobody", "sweeps.aent-drop.base: unknown 'nobody'"),
         ("sweeps/aent-drop/key", "entropy.spaces.drop", "has no 'spaces' on the way"),
-        ("sweeps/aent-drop/values", [1.5], "sweeps.aent-drop (value 1.5)"),
+        (
+            "sweeps/aent-drop/values",
+            [1.5],
+            "sweeps.aent-drop (base aent, key entropy.space.drop, values 1.5)",
+        ),
         ("tables/t/methods", ["aent-dorp"], "tables.t.methods: unknown 'aent-dorp'"),
         ("settings/s/evaluation/validation", ["t"], "in benchmarks and in validation"),
         ("methods/aent/entropy/coefficient", ADAPTIVE | {"min": 2}, "min 2.0 exceeds max 1.0"),
+        ("methods/aent/entropy/coefficient", ADAPTIVE | {"initial": 2}, "[min 0.0, max 1.0]"),
     ],
 )
 def test_mistakes_name_the_key(path, value, message):

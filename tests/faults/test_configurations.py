@@ -47,6 +47,8 @@ NASTY_VALUES: list[Any] = [
 ]  # fmt: skip
 NASTY_KEYS: list[Any] = [*NASTY_NAMES, None, 1, 2.5, True, "kind", "steps", "extra"]
 
+Keys = tuple[Any, ...]
+"""Keys of dictionaries that lead to a place; the places of lists between them are left out."""
 KINDS = ["value", "number", "scale", "remove", "rename", "add", "refer", "copy", "repeat"]
 
 
@@ -66,33 +68,54 @@ def texts(data: Any) -> list[str]:
     return [str(path[-1]) for path in places(data) if len(path) == 2]
 
 
+@dataclass
+class Case:
+    """A mutated configuration and what became of it."""
+
+    base: str
+    data: dict[str, Any]
+    changes: list[list[Keys]]
+    """For each change the paths of which a message may name one."""
+    refused: str | None = None
+    """The message; None when the configuration was accepted."""
+
+
 @st.composite
-def mutated(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+def mutated(draw: st.DrawFn) -> Case:
     """A base configuration after one change, or up to three."""
     name = draw(st.sampled_from(sorted(BASES)))
     data = copy.deepcopy(BASES[name])
-    for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3]))):
-        mutate(draw, data)
-    return name, data
+    count = draw(st.sampled_from([1, 1, 1, 2, 3]))
+    return Case(name, data, [mutate(draw, data) for _ in range(count)])
 
 
-def mutate(draw: st.DrawFn, data: dict[str, Any]) -> None:
-    """Change one place of the tree."""
+def mutate(draw: st.DrawFn, data: dict[str, Any]) -> list[Keys]:
+    """Change one place of the tree; returns the paths of which a message may name one."""
     *parents, last = draw(st.sampled_from(places(data) or [("results",)]))
     part: Any = data
+    path: Keys = ()
     for key in parents:
+        path = (*path, key) if isinstance(part, dict) else path
         part = part[key]
+    touched = [path if isinstance(part, list) else (*path, last)]
+    touched += [(*path, name) for name in referable(part, last, top=not path)]
     kind = draw(st.sampled_from(KINDS))
     if kind == "remove" and last in (part if isinstance(part, dict) else range(len(part))):
         del part[last]
     elif kind == "rename" and isinstance(part, dict):
-        part[draw(st.sampled_from(NASTY_KEYS))] = part.pop(last, None)
+        key = draw(st.sampled_from(NASTY_KEYS))
+        part[key] = part.pop(last, None)
+        touched.append((*path, key))
     elif kind == "add" and isinstance(part, dict):
-        part[draw(st.sampled_from(NASTY_KEYS))] = draw(st.sampled_from(NASTY_VALUES))
+        key = draw(st.sampled_from(NASTY_KEYS))
+        part[key] = draw(st.sampled_from(NASTY_VALUES))
+        touched = [(*path, key)]
     elif kind == "refer" and isinstance(part, dict | list):
         part[last] = draw(st.sampled_from(texts(data) or ["x"]))
     elif kind == "copy" and isinstance(part, dict):
-        part[draw(st.sampled_from(["copy", "base", "figure1"]))] = copy.deepcopy(part.get(last))
+        key = draw(st.sampled_from(["copy", "base", "figure1"]))
+        part[key] = copy.deepcopy(part.get(last))
+        touched = [(*path, key)]
     elif kind == "repeat" and isinstance(part, list):
         part.append(part[last])
     elif kind == "scale" and isinstance(part[last], int | float):
@@ -101,6 +124,20 @@ def mutate(draw: st.DrawFn, data: dict[str, Any]) -> None:
         part[last] = draw(st.one_of(st.integers(-5, 2000), st.floats(0, 1), st.floats()))
     else:
         part[last] = copy.deepcopy(draw(st.sampled_from(NASTY_VALUES)))
+    # Of another kind other keys are asked, and the kind stands among the keys that lead to them.
+    return [*touched, (*path, part["kind"])] if last == "kind" and last in part else touched
+
+
+def referable(part: Any, last: Any, top: bool) -> list[Any]:
+    """Names that others may refer to in vain after a change of this place.
+
+    Messages then tell of the others. It is so with an entry of a figure's methods, among which its
+    `baseline` must be, and with what stands below a key at the top: a figure names a sweep, when
+    `sweeps` is gone.
+    """
+    if isinstance(part, list):
+        return [part[last]] if isinstance(part[last], str) else []
+    return list(part[last]) if top and isinstance(part.get(last), dict) else []
 
 
 def resolve(config: Config) -> None:
@@ -116,19 +153,24 @@ def resolve(config: Config) -> None:
     assert re.fullmatch(r"/?[A-Za-z0-9._][A-Za-z0-9._/-]*", str(config.results))
 
 
-def names_a_key(message: str) -> bool:
-    """Each line begins with the place: a key, or a method or sweep in a setting."""
-    return all(re.match(r"(config: )?[^\s:][^:]*: ", line) for line in message.splitlines())
+def names_its_key(message: str, changes: list[list[Keys]]) -> bool:
+    """Whether each line begins with a key at the top, and one of them has a changed key as a word.
+
+    The value that was given and the names that are allowed do not count.
+    """
+    lines = [line.removeprefix("config: ") for line in message.splitlines()]
+    lines = [re.sub(r" \(given: .*\)$|; allowed are .*", "", line) for line in lines]
+    paths = [[spelled(key) for key in path] for paths in changes for path in paths]
+    head = re.compile("|".join(map(re.escape, [*Config.model_fields, *(p[0] for p in paths)])))
+    words = [re.compile(rf"(?<![\w-]){re.escape(path[-1])}(?![\w-])") for path in paths]
+    return all(head.match(line) for line in lines) and any(
+        word.search(line) for word in words for line in lines
+    )
 
 
-@dataclass
-class Case:
-    """A mutated configuration and what became of it."""
-
-    base: str
-    data: dict[str, Any]
-    refused: str | None
-    """The message; None when the configuration was accepted."""
+def spelled(key: Any) -> str:
+    """A key as messages spell it: one that is no printable text as Python does."""
+    return key[:80] if isinstance(key, str) and key and key.isprintable() else repr(key)[:80]
 
 
 def fuzz(count: int) -> list[Case]:
@@ -140,8 +182,8 @@ def fuzz(count: int) -> list[Case]:
         max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck)
     )
     @given(mutated())
-    def attempt(mutation: tuple[str, dict[str, Any]]) -> None:
-        cases.append(case := Case(*mutation, refused=None))
+    def attempt(case: Case) -> None:
+        cases.append(case)
         try:
             config = parse(case.data)
             check_inputs(config)
@@ -174,7 +216,7 @@ def judge(cases: list[Case]) -> tuple[list[Case], list[Case]]:
     """Accepted and refused ones, after a look at the messages."""
     accepted = [case for case in cases if case.refused is None]
     refused = [case for case in cases if case.refused is not None]
-    assert [case.refused for case in refused if not names_a_key(case.refused)] == []
+    assert [case for case in refused if not names_its_key(case.refused, case.changes)] == []
     return accepted, refused
 
 
@@ -201,3 +243,52 @@ def test_a_name_is_plain(name):
         data[part][name] = copy.deepcopy(next(iter(data[part].values())))
         with pytest.raises(ConfigError, match=part):
             parse(data)
+
+
+@pytest.mark.parametrize("key", ["", "a\n", "\ud800", None, 1, 2.5, True])
+@pytest.mark.parametrize("path", [(), ("figures",), ("settings", "laptop", "trainer")])
+def test_a_key_is_text_that_can_be_printed(path, key):
+    data = part = copy.deepcopy(BASES["config"])
+    for name in path:
+        part = part[name]
+    part[key] = None
+    with pytest.raises(ConfigError) as refused:
+        parse(data)
+    assert str(refused.value).startswith(f"config: {'.'.join([*path, repr(key)])}: a key must be")
+
+
+def test_a_kind_that_holds_a_line_break_is_told_on_one_line():
+    data = copy.deepcopy(BASES["config"])
+    data["problems"]["train"]["kind"] = "a\nb"
+    with pytest.raises(ConfigError) as refused:
+        parse(data)
+    [line] = str(refused.value).splitlines()
+    assert line.startswith("config: problems.train: ")
+    assert r"'a\nb'" in line.replace("\\\\", "\\")
+
+
+def test_a_long_key_is_cut():
+    data = copy.deepcopy(BASES["config"])
+    data["settings"]["laptop"]["x" * 5000] = 1
+    with pytest.raises(ConfigError) as refused:
+        parse(data)
+    assert str(refused.value).startswith(f"config: settings.laptop.{'x' * 80}: Extra inputs")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "Something is wrong: no idea where",
+        "config: Something is wrong with steps: no idea where",
+        "config: settings.laptop.trainer: wrong (given: {'steps': 0})",
+        "config: settings.laptop.trainer: unknown 'step'; allowed are ['steps']",
+        "config: settings.laptop.trainer.warmup_steps: wrong",
+        "config: settings.laptop.trainer.steps: wrong\nand more of it",
+    ],
+)
+def test_a_message_without_the_key_is_noticed(message):
+    changed = [[("settings", "laptop", "trainer", "steps")]]
+    assert not names_its_key(message, changed)
+    assert names_its_key("config: settings.laptop.trainer.steps: wrong (given: 0)", changed)
+    assert names_its_key("settings.laptop.trainer: steps 0 is wrong", changed)

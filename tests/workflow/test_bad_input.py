@@ -72,7 +72,11 @@ BAD = {
     ),
     "negative clamping percentage in a sweep": (
         changed("sweeps/aent-drop/values", [-0.1]),
-        ["sweeps.aent-drop (value -0.1)", "drop", "greater than or equal to 0"],
+        [
+            "sweeps.aent-drop (base aent, key entropy.space.drop, values -0.1)",
+            "drop",
+            "greater than or equal to 0",
+        ],
     ),
     "missing problem file": (
         problem_file("absent.jsonl"),

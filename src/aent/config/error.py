@@ -16,8 +16,10 @@ def describe(error: ValidationError, where: str) -> str:
     """A validation error as one line a problem: key, what is allowed, what was given."""
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(printable(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
+        key = ".".join(f"{printable(part):.80}" for part in problem["loc"])
+        # Ours may be several lines; in pydantic's own stands what was given.
+        own = problem["type"] == "value_error"
+        message = problem["msg"].removeprefix("Value error, ") if own else printable(problem["msg"])
         given = problem["input"]
         shown = "" if problem["type"] == "missing" or not key else f" (given: {given!r:.200})"
         lines.append(f"{where}: {key + ': ' if key else ''}{message}{shown}")

@@ -141,7 +141,7 @@ class AdaptiveCoefficient(Strict):
         if self.min > self.max:
             raise ValueError(f"min {self.min} exceeds max {self.max}")
         if not self.min <= self.initial <= self.max:
-            raise ValueError(f"initial {self.initial} is outside [{self.min}, {self.max}]")
+            raise ValueError(f"initial {self.initial} is outside [min {self.min}, max {self.max}]")
         return self
 
 

@@ -114,9 +114,12 @@ class Config(Strict):
         data = self._composed(base, setting)
         where = f"methods.{base} in settings.{setting}"
         if sweep:
-            where = f"sweeps.{sweep} (value {value:g}) in settings.{setting}"
+            key = self.sweeps[sweep].key
+            where = (
+                f"sweeps.{sweep} (base {base}, key {key}, values {value:g}) in settings.{setting}"
+            )
             data.pop("title", None)
-            put_at(data, self.sweeps[sweep].key, value, where)
+            put_at(data, key, value, where)
         try:
             return Method.model_validate(data)
         except ValidationError as error:
