@@ -6,16 +6,19 @@ and C's alike, and SIGKILL comes before a given one: an exact moment, and the sa
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from aent.folder import RunFolder
+from aent.logs import FORMAT
 from aent.session import Session
 from aent.tracking import RunRecorder
 from aent.trainer import train
@@ -72,8 +75,14 @@ def count_calls(*arguments: Any) -> Counter[str]:
     return calls
 
 
-def train_and_die(part: str, number: int, *arguments: Any) -> None:
-    """Train until the part makes its call of this number, and be killed."""
+def train_and_log(log: Path, *arguments: Any) -> None:
+    """Train, and add what is logged to a file."""
+    logging.basicConfig(filename=log, level=logging.INFO, format=FORMAT, force=True)
+    train(*arguments)
+
+
+def train_and_die(log: Path, part: str, number: int, *arguments: Any) -> None:
+    """Train until the part makes its call of this number, and be killed; log as above."""
     left = number
 
     def kill(frame: Any, event: str, argument: Any) -> None:
@@ -83,4 +92,4 @@ def train_and_die(part: str, number: int, *arguments: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     with hooked({part: kill}):
-        train(*arguments)
+        train_and_log(log, *arguments)

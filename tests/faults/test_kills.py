@@ -13,8 +13,9 @@ import time
 
 import pandas as pd
 import pytest
-from aimed import PARTS, count_calls, train_and_die
+from aimed import PARTS, count_calls, train_and_die, train_and_log
 from mlflow.tracking import MlflowClient
+from resumed import Resumed, newest_state
 
 from aent.signals import STATUS
 from aent.tracking import create_store
@@ -28,12 +29,6 @@ def _rows(output):
         return (output / "state/metrics.jsonl").read_bytes().count(b"\n")
     except FileNotFoundError:
         return 0
-
-
-def _state(output):
-    """Step of the newest state."""
-    names = [path.stem for path in (output / "state").glob("state-*.pt")]
-    return max((int(name.removeprefix("state-")) for name in names), default=0)
 
 
 def _await_rows(process, output, rows):
@@ -69,19 +64,23 @@ def test_killed_at_random_moments(
     uri = f"sqlite:///{tmp_path}/mlflow.db" if mirrored else None
     if uri:
         create_store(uri, tmp_path / "artifacts")
-    dice, lost = random.Random(f"kills/{method}"), []
+    dice, lost, log = random.Random(f"kills/{method}"), [], tmp_path / "log"
+    log.touch()
+    resumed = Resumed(output, log.read_text)
     for _ in range(kills):
-        process = toy.start(run, output, uri)
+        process = toy.start(run, output, uri, train_and_log, (log,))
         # A few steps on from where it stands, then anywhere within a step.
         step_s = _await_rows(process, output, _rows(output) + dice.randint(0, 4))
         time.sleep(dice.uniform(0, 1.2 * step_s))
         process.kill()
         process.join()
-        lost.append(_rows(output) - _state(output))
+        lost.append(_rows(output) - newest_state(output))
+        resumed.check()
     assert max(lost) <= 1  # rows without a state: a finished step that is repeated
-    process = toy.start(run, output, uri)
+    process = toy.start(run, output, uri, train_and_log, (log,))
     process.join()
     assert process.exitcode == 0
+    resumed.check(ended=True)
     assert not list(output.rglob(".*.partial"))
     same_outputs(output, undisturbed(run))
     if uri:
@@ -109,14 +108,19 @@ def test_killed_within_each_part(toy, short, counted, same_outputs, tmp_path, pa
         part, 12
     )
     most = max(calls[part] // occasions * 3 // 2, 1) if occasions > 1 else calls[part]
-    output, dice = tmp_path / "run", random.Random(f"parts/{part}")
+    output, dice, log = tmp_path / "run", random.Random(f"parts/{part}"), tmp_path / "log"
+    log.touch()
+    resumed = Resumed(output, log.read_text)
     for _ in range(3):
         number = dice.randint(1, most)
-        process = toy.start(short, output, target=train_and_die, first=(part, number))
+        process = toy.start(short, output, target=train_and_die, first=(log, part, number))
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert _rows(output) - _state(output) <= 1
-    toy.train(short, output)
+        assert _rows(output) - newest_state(output) <= 1
+        resumed.check()
+    process = toy.start(short, output, target=train_and_log, first=(log,))
+    process.join()
+    resumed.check(ended=True)
     assert not list(output.rglob(".*.partial"))
     same_outputs(output, folder)
 
@@ -132,7 +136,7 @@ def test_killed_after_the_last_step_it_publishes_again(toy, undisturbed, same_ou
         time.sleep(dice.uniform(0, 0.05))
         process.kill()
         process.join()
-        assert _state(output) == 6
+        assert newest_state(output) == 6
         for path in ("metrics.parquet", "run.json", "completions.parquet"):
             (output / path).unlink(missing_ok=True)
     toy.train(run, output)
@@ -163,7 +167,7 @@ def test_sigterm_saves_the_step_and_ends_with_its_own_status(
         with pytest.raises(SystemExit) as raised:
             toy.train(run, output)
     assert raised.value.code == STATUS
-    assert _state(output) == {"collect": 2, "learn": 3, "save": 6, "publish": 6}[moment]
+    assert newest_state(output) == {"collect": 2, "learn": 3, "save": 6, "publish": 6}[moment]
     assert not list(output.glob("lease-*"))
     toy.train(run, output)
     same_outputs(output, undisturbed(run))
@@ -177,4 +181,4 @@ def test_sigterm_to_a_process(toy, tmp_path):
     process.terminate()
     process.join()
     assert process.exitcode == STATUS
-    assert _state(output) == _rows(output)
+    assert newest_state(output) == _rows(output)

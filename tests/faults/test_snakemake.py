@@ -22,8 +22,10 @@ import pandas as pd
 import pytest
 from aimed import PARTS
 from mlflow.tracking import MlflowClient
+from resumed import Resumed, newest_state
 
 from aent.config import load
+from aent.tracking import score_metrics
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests/config.yaml"
@@ -136,8 +138,7 @@ class Workflow:
 
     def lost(self) -> int:
         """Steps that are in the log and in no state."""
-        states = [path.stem for path in (self.run / "state").glob("state-*.pt")]
-        return self.rows() - max((int(s.removeprefix("state-")) for s in states), default=0)
+        return self.rows() - newest_state(self.run)
 
 
 def _gone(pid: int) -> bool:
@@ -193,15 +194,21 @@ def _check_mlflow(workflow):
     experiment = client.get_experiment_by_name("toy").experiment_id
     [run] = client.search_runs([experiment], "attributes.run_name = 'aent/0'")
     frame = pd.read_parquet(workflow.run / "metrics.parquet").set_index("step")
-    for name in frame:
-        points = client.get_metric_history(run.info.run_id, name)
-        assert sorted((p.step, p.value) for p in points) == list(frame[name].items()), name
+    expected = {name: list(frame[name].items()) for name in frame}
+    for path in (workflow.run / "scores").glob("step-*.json"):
+        score = json.loads(path.read_text())
+        for name, value in score_metrics(score).items():
+            expected.setdefault(name, []).append((score["step"], value))
+    for name, points in expected.items():
+        held = client.get_metric_history(run.info.run_id, name)
+        assert sorted((p.step, p.value) for p in held) == sorted(points), name
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=FULL)])
 def test_killed_training_jobs(fresh, same_outputs, kills):
     """Some at any moment of the job's life, imports included; the others in parts of a step."""
     dice, lost, hit, starts = random.Random(f"jobs/{kills}"), [], Counter(), 0
+    resumed = Resumed(fresh.run, fresh.output)
     snakemake = fresh.start(TRAINED, "--retries", str(kills + 1))
     for number in range(kills):
         job = fresh.job("train_policy", snakemake)
@@ -217,9 +224,12 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
             hit[_aim(fresh, job, AIMS[number % 6])] += 1
         _kill(job, signal.SIGTERM if number == 1 else signal.SIGKILL)
         lost.append(fresh.lost())
+        resumed.check()
     assert snakemake.wait() == 0, fresh.output()[-4000:]
+    resumed.check(ended=True)
     print(f"{kills} training jobs killed: {dict(hit)}, steps to repeat {sum(lost)}")
     assert starts == kills
+    assert set(AIMS) <= set(hit) or kills < len(AIMS)
     assert max(lost) <= 1
     same_outputs(fresh.run, fresh.folder / "undisturbed")
     _check_mlflow(fresh)
@@ -228,6 +238,7 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
 @pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
 def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
     dice, lost, hit = random.Random(f"snakemake/{kills}"), [], Counter()
+    resumed = Resumed(fresh.run, fresh.output)
     for number in range(kills):
         snakemake = fresh.start(TRAINED)
         job = fresh.job("train_policy", snakemake)
@@ -239,58 +250,57 @@ def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
         snakemake.wait()
         _kill(job)
         lost.append(fresh.lost())
+        resumed.check()
         fresh.unlock()
     print(f"Snakemake killed {kills} times: {dict(hit)}, steps to repeat {sum(lost)}")
     assert max(lost) <= 1
     assert fresh.rows() > 0
     fresh.finish(TRAINED)
+    resumed.check(ended=True)
     same_outputs(fresh.run, fresh.folder / "undisturbed")
     _check_mlflow(fresh)
 
 
-@pytest.fixture
-def scored(fresh):
-    """The folder with a trained run that is to be scored, and a copy that nothing disturbed."""
-    fresh.finish(SCORED)
-    shutil.move(fresh.run, fresh.folder / "scored")
-    fresh.finish(TRAINED)
-    yield fresh
-    shutil.rmtree(fresh.folder / "scored")
-
-
-def _check_scores(workflow):
+def _check_scores(ours, theirs):
     for step in range(SAVE_EVERY, STEPS + 1, SAVE_EVERY):
-        folders = (workflow.run, workflow.folder / "scored")
-        paths = [run / f"scores/step-{step}.json" for run in folders]
-        ours, theirs = (json.loads(path.read_text()) for path in paths)
-        assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+        paths = [run / f"scores/step-{step}.json" for run in (ours, theirs)]
+        scores = [json.loads(path.read_text()) | {"seconds": 0} for path in paths]
+        assert scores[0] == scores[1]
         details = [pd.read_parquet(path.with_suffix(".parquet")) for path in paths]
         pd.testing.assert_frame_equal(*details, check_exact=True)
-    assert not (workflow.run / "state").exists()
 
 
-@FULL
-def test_killed_evaluation_jobs(scored):
-    """Two during imports, the others within a second after scoring has begun."""
+@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
+def test_killed_evaluation_jobs(workflow, kills):
+    """Of five, two during imports; the others within a second after scoring has begun."""
+    workflow.finish(TRAINED)  # unless the test before did
+    trained, scored = workflow.folder / "trained", workflow.folder / "scored"
+    shutil.copytree(workflow.run, trained)
     dice, hit = random.Random("evaluation"), Counter()
-    snakemake = scored.start(SCORED, "--retries", "6")
-    for number in range(5):
-        job = scored.job("evaluate_checkpoints", snakemake)
-        assert job is not None, scored.output()[-4000:]
-        if number < 2:
+    snakemake = workflow.start(SCORED, "--retries", str(kills + 1))
+    for number in range(kills):
+        job = workflow.job("evaluate_checkpoints", snakemake)
+        assert job is not None, workflow.output()[-4000:]
+        if number < kills // 2:
             time.sleep(dice.uniform(0, 5))
         else:
-            while not _gone(job) and scored.part(job) != "scoring":
+            while not _gone(job) and workflow.part(job) != "scoring":
                 time.sleep(0.25)
             time.sleep(dice.uniform(0, 1))
-        hit[scored.part(job)] += 1
+        hit[workflow.part(job)] += 1
         assert _kill(job)
-    assert snakemake.wait() == 0, scored.output()[-4000:]
-    print(f"5 evaluation jobs killed: {dict(hit)}")
-    _check_scores(scored)
+    assert snakemake.wait() == 0, workflow.output()[-4000:]
+    print(f"{kills} evaluation jobs killed: {dict(hit)}")
+    assert not (workflow.run / "state").exists()
+    _check_mlflow(workflow)
+    shutil.move(workflow.run, scored)
+    shutil.move(trained, workflow.run)
+    workflow.finish(SCORED)
+    _check_scores(workflow.run, scored)
+    shutil.rmtree(scored)
+    shutil.rmtree(workflow.run)  # its state is gone
 
 
-@FULL
 def test_a_job_that_outlives_its_snakemake(fresh, same_outputs):
     """As on a cluster: Snakemake is killed, its job lives on, and after --unlock comes another."""
     first = fresh.start(TRAINED)
