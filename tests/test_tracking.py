@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -177,6 +179,39 @@ def test_a_mirror_that_got_no_time_is_replaced_at_the_end(tmp_path, uri):
     path = recorder.finish()
     assert starved.returncode == -signal.SIGKILL
     assert history(uri, recorder.mlflow_run_id) == in_parquet(path)
+
+
+def test_ctrl_c_ends_the_wait_for_the_mirror(tmp_path, uri):
+    """What then closes the recorder meets no error, and the mirror is gone."""
+    recorder = record(tmp_path / "run", uri, range(1, 4))
+    mirror = recorder.mirror._worker.process
+    mirror.send_signal(signal.SIGSTOP)  # it does not answer
+
+    def interrupt_the_wait():
+        while not mirror.stdin.closed:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_the_wait).start()
+    with pytest.raises(KeyboardInterrupt), closing(recorder):
+        recorder.finish()
+    assert mirror.returncode == -signal.SIGKILL
+
+
+def test_a_mirror_that_no_kill_ends_is_left_behind(tmp_path, uri, monkeypatch, caplog):
+    """Such as one that waits for a disk that does not answer."""
+    monkeypatch.setattr("aent.mirror.KILLED_S", 0.2)
+    recorder = record(tmp_path / "run", uri, range(1, 4))
+    stuck, kill = recorder.mirror._worker.process, subprocess.Popen.kill
+    stuck.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", lambda process: None)
+        path = recorder.finish()  # by another one
+    [said] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said.startswith(f"the mirror's process {stuck.pid} is still there")
+    assert history(uri, recorder.mlflow_run_id) == in_parquet(path)
+    kill(stuck)
+    stuck.wait()
 
 
 def test_parallel_processes_share_a_store(tmp_path, uri):

@@ -26,6 +26,7 @@ import yaml
 from mlflow.tracking import MlflowClient
 
 from aent.cli import main
+from aent.signals import STATUS
 from aent.store import is_there
 from aent.tracking import create_store
 
@@ -168,6 +169,35 @@ def test_a_store_locked_at_the_end_of_a_run(
     assert "database is locked" in capsys.readouterr().err
     locked.close()
     synchronised(study(uri), uri, output, capsys)
+
+
+def test_sigterm_while_a_run_waits_for_its_mirror(toy, database, output):
+    """It ends at once with the status that says "again", and again it is complete."""
+    uri, run = f"sqlite:///{database}", toy.run("aent", steps=6, save_every=6)
+    locked = lock(database)
+    process = start(toy, run, output, uri)
+    wait(lambda: children(process.pid))
+    [mirror] = children(process.pid)
+    wait(lambda: not speaks_to(process.pid, mirror))
+    assert (output / "metrics.parquet").exists()
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == STATUS
+    assert not _lives(mirror)
+    locked.close()
+    process = start(toy, run, output, uri)
+    process.join()
+    assert process.exitcode == 0
+    assert histories(uri) == {"aent/0": in_files(output)}
+
+
+def speaks_to(process, child):
+    """Whether a process still holds the pipe that is its child's standard input."""
+    pipe, held = os.readlink(f"/proc/{child}/fd/0"), set()
+    for file in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            held.add(os.readlink(file))
+    return pipe in held
 
 
 def only_warning(caplog, uri):
