@@ -16,11 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy
+import sqlalchemy.orm
 from mlflow.entities import ViewType
+from mlflow.store.tracking.dbmodels.models import SqlTag
 from mlflow.tracking import MlflowClient
 
 from aent.config import parse
-from aent.store import Store, parameters, run_tags
+from aent.store import Store, parameters, reason, run_tags
 from aent.tracking import (
     RecordError,
     RunRecorder,
@@ -324,6 +327,16 @@ def test_base_scores_have_a_run_of_their_own(uri):
 def test_unreachable_store_is_reported_to_the_caller(tmp_path, caplog):
     assert log_scores(f"sqlite:///{tmp_path}/gone.db", None, SCORE) is None
     assert "gone.db: there is no MLflow store here" in caplog.text
+
+
+def test_a_reason_is_neither_advice_nor_sql():
+    session = sqlalchemy.orm.Session(sqlalchemy.create_engine("sqlite://"))  # it has no tables
+    session.add(SqlTag(key="a", value="b", run_uuid="c"))
+    with pytest.raises(sqlalchemy.exc.OperationalError) as raised:
+        session.query(SqlTag).all()
+    assert len(str(raised.value).splitlines()) > 2
+    assert reason(raised.value) == "(sqlite3.OperationalError) no such table: tags"
+    assert reason(TimeoutError()) == "TimeoutError"
 
 
 def test_sync_fills_what_is_missing_and_again_nothing(tmp_path):
