@@ -33,7 +33,6 @@ from aent.tracking import create_store
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
 STEPS = {"steps": 60, "save_every": 60, "state_every": 20}
-FULL = pytest.mark.faults
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -105,7 +104,7 @@ def lock(database):
 
 @pytest.mark.parametrize(
     ("seconds", "steps", "says"),
-    [(6, 60, ""), pytest.param(65, 400, "does not take", marks=FULL)],
+    [(6, 60, ""), (65, 400, "does not take")],
     ids=["6", "65"],
 )
 def test_a_locked_store(toy, database, output, seconds, steps, says):
@@ -325,7 +324,6 @@ def test_a_server_is_killed(toy, server, output, study, capsys, comes_back):
     assert histories(server.uri) == {"aent/0": in_files(output)}
 
 
-@FULL
 def test_eight_writers_at_once(toy, database, tmp_path):
     """Training runs of one SQLite store, all at the same time."""
     uri = f"sqlite:///{database}"
