@@ -9,16 +9,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import sqlalchemy
+import sqlalchemy.orm
 from mlflow.entities import ViewType
+from mlflow.store.tracking.dbmodels.models import SqlTag
 from mlflow.tracking import MlflowClient
 
 from aent.config import parse
-from aent.store import Store, parameters, run_tags
+from aent.store import Store, parameters, reason, run_tags
 from aent.tracking import (
     RecordError,
     RunRecorder,
@@ -179,6 +184,39 @@ def test_a_mirror_that_got_no_time_is_replaced_at_the_end(tmp_path, uri):
     assert history(uri, recorder.mlflow_run_id) == in_parquet(path)
 
 
+def test_ctrl_c_ends_the_wait_for_the_mirror(tmp_path, uri):
+    """What then closes the recorder meets no error, and the mirror is gone."""
+    recorder = record(tmp_path / "run", uri, range(1, 4))
+    mirror = recorder.mirror._worker.process
+    mirror.send_signal(signal.SIGSTOP)  # it does not answer
+
+    def interrupt_the_wait():
+        while not mirror.stdin.closed:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt_the_wait).start()
+    with pytest.raises(KeyboardInterrupt), closing(recorder):
+        recorder.finish()
+    assert mirror.returncode == -signal.SIGKILL
+
+
+def test_a_mirror_that_no_kill_ends_is_left_behind(tmp_path, uri, monkeypatch, caplog):
+    """Such as one that waits for a disk that does not answer."""
+    monkeypatch.setattr("aent.mirror.KILLED_S", 0.2)
+    recorder = record(tmp_path / "run", uri, range(1, 4))
+    stuck, kill = recorder.mirror._worker.process, subprocess.Popen.kill
+    stuck.send_signal(signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", lambda process: None)
+        path = recorder.finish()  # by another one
+    [said] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert said.startswith(f"the mirror's process {stuck.pid} is still there")
+    assert history(uri, recorder.mlflow_run_id) == in_parquet(path)
+    kill(stuck)
+    stuck.wait()
+
+
 def test_parallel_processes_share_a_store(tmp_path, uri):
     script = (
         "import sys\nfrom pathlib import Path\nfrom aent.config import parse\n"
@@ -289,6 +327,16 @@ def test_base_scores_have_a_run_of_their_own(uri):
 def test_unreachable_store_is_reported_to_the_caller(tmp_path, caplog):
     assert log_scores(f"sqlite:///{tmp_path}/gone.db", None, SCORE) is None
     assert "gone.db: there is no MLflow store here" in caplog.text
+
+
+def test_a_reason_is_neither_advice_nor_sql():
+    session = sqlalchemy.orm.Session(sqlalchemy.create_engine("sqlite://"))  # it has no tables
+    session.add(SqlTag(key="a", value="b", run_uuid="c"))
+    with pytest.raises(sqlalchemy.exc.OperationalError) as raised:
+        session.query(SqlTag).all()
+    assert len(str(raised.value).splitlines()) > 2
+    assert reason(raised.value) == "(sqlite3.OperationalError) no such table: tags"
+    assert reason(TimeoutError()) == "TimeoutError"
 
 
 def test_sync_fills_what_is_missing_and_again_nothing(tmp_path):

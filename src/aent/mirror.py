@@ -29,6 +29,7 @@ NICENESS = 19
 FINISH_S = 60.0  # longest wait for the mirror when a run ends
 HURRY_S = 2.0  # of these, those for the process at low priority, if it is through its imports
 ABANDON_S = 5.0  # longest wait when a run fails
+KILLED_S = 10.0  # longest wait for a killed process; one that waits for a dead disk stays
 
 
 class Mirror:
@@ -52,8 +53,7 @@ class Mirror:
         self._order: dict[str, Any] = {"uri": uri, "run": run.model_dump(mode="json"), "tags": tags}
         self._order |= {"journal": str(journal), "resumed": resumed}
         self._warned = False
-        self._worker: _Worker | None = None
-        self._begin(NICENESS)
+        self._worker = self._start(NICENESS)
 
     def finish(self, steps: int) -> str | None:
         """Let MLflow have all rows, of so many steps, and say that the run is complete.
@@ -62,29 +62,34 @@ class Mirror:
             The MLflow run's id; None when MLflow has none.
         """
         end = {"status": "FINISHED", "steps": steps}
+        worker = self._take_worker()
         # One that has said nothing found its core busy: a new one, at this priority, is faster.
-        hurry_s = HURRY_S if self._worker is not None and self._worker.heard else 0.0
-        if self._worker is not None and not self._worker.end(end, hurry_s):
-            self._begin(0)
-            if self._worker is not None and not self._worker.end(end, FINISH_S - hurry_s):
+        hurry_s = HURRY_S if worker is not None and worker.heard else 0.0
+        if worker is not None and not worker.end(end, hurry_s):
+            worker = self._start(0)
+            if worker is not None and not worker.end(end, FINISH_S - hurry_s):
                 self._say_lacking(f"no answer within {FINISH_S:.0f} s")
-        self._worker = None
         return self.run_id
 
     def abandon(self) -> None:
         """The run ends before its time: say so in MLflow, if that goes quickly."""
-        if self._worker is not None:
-            self._worker.end({"status": "FAILED", "steps": None}, ABANDON_S)
-        self._worker = None
+        worker = self._take_worker()
+        if worker is not None:
+            worker.end({"status": "FAILED", "steps": None}, ABANDON_S)
 
-    def _begin(self, niceness: int) -> None:
+    def _take_worker(self) -> _Worker | None:
+        """The worker, to be ended; a signal may interrupt that, and nobody shall end it twice."""
+        worker, self._worker = self._worker, None
+        return worker
+
+    def _start(self, niceness: int) -> _Worker | None:
         known = self.run_id is not None
         order = self._order | {"resumed": known or self._order["resumed"]}
         try:
-            self._worker = _Worker(order, niceness, self._hear)
+            return _Worker(order, niceness, self._hear)
         except OSError as error:
-            self._worker = None
             self._say_lacking(f"the mirror's process does not start: {error}")
+            return None
 
     def _hear(self, message: dict[str, str]) -> None:
         """What `aent.mirror_worker` says."""
@@ -135,17 +140,32 @@ class _Worker:
         self._tell(order)
 
     def end(self, how: dict[str, Any], patience_s: float) -> bool:
-        """Let it bring what is left; returns whether it ended by itself, and ends it if not."""
+        """Let it bring what is left; returns whether it ended by itself, and ends it if not.
+
+        A signal that interrupts the wait ends it, too: SIGTERM leaves no time for MLflow.
+        """
         assert self.process.stdin is not None
-        self._tell(how)
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.listener.join(patience_s)
-        self.stopped = self.listener.is_alive()
-        if self.stopped:
-            self.process.kill()
-            self.listener.join()
+        try:
+            self._tell(how)
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+            self.listener.join(patience_s)
+        finally:
+            self.stopped = self.listener.is_alive()
+            if self.stopped:
+                self._kill()
         return not self.stopped
+
+    def _kill(self) -> None:
+        self.process.kill()
+        self.listener.join(KILLED_S)
+        if self.listener.is_alive():
+            log.warning(
+                "the mirror's process %d is still there %.0f s after it was killed; is MLflow's "
+                "store on a disk that does not answer?",
+                self.process.pid,
+                KILLED_S,
+            )
 
     def _tell(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None

@@ -28,6 +28,7 @@ ATTEMPTS = 5  # tries of a call before it is given up; waits double from WAIT_S
 WAIT_S = 0.2
 METRICS_A_BATCH, PARAMS_A_BATCH, LONGEST_VALUE = 1000, 100, 6000  # MLflow's limits
 SCORES = "score/"  # metrics that evaluation adds to a training run
+ADVICE = "(raised as a result of Query-invoked autoflush"  # SQLAlchemy's, before the reason
 
 T = TypeVar("T")
 
@@ -317,8 +318,9 @@ def to_points(rows: Iterable[dict[str, float]]) -> list[Any]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what MLflow says of a failure: the others are SQL, or advice on HTTP."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    """The line of what MLflow says of a failure that says why: the others are SQL or advice."""
+    lines = [line for line in str(error).splitlines() if line and not line.startswith(ADVICE)]
+    return lines[0] if lines else type(error).__name__
 
 
 def _create(target: Path) -> None:

@@ -1,8 +1,8 @@
 """MLflow's store locked, read-only, deleted; its server killed; eight writers at once.
 
 Training goes on meanwhile, and afterwards MLflow has each step once, by itself or after `aent
-sync`. Training is stopped (SIGSTOP) where a fault has to end before it does; its mirror, which is a
-process of its own, is not.
+sync`. A fault in the middle begins when MLflow has rows of the run, and ends when training has said
+that MLflow does not take them, and has taken steps (`paced.py`).
 """
 
 from __future__ import annotations
@@ -24,29 +24,23 @@ import pandas as pd
 import pytest
 import yaml
 from mlflow.tracking import MlflowClient
+from paced import AFTER, Training, mirrors, train_as_allowed, wait
 
 from aent.cli import main
+from aent.signals import STATUS
 from aent.store import is_there
 from aent.tracking import create_store
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
-STEPS = {"steps": 120, "save_every": 120, "state_every": 20}
-FULL = pytest.mark.faults
-PATIENTLY = """
-from aent import mirror, trainer
-mirror.NICENESS, mirror.FINISH_S, mirror.HURRY_S = 0, 300.0, 300.0
-trainer.train(*arguments)
-"""
+STEPS = {"steps": 60, "save_every": 60, "state_every": 20}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def start(toy, run, output, uri):
-    """Train in a process that waits for MLflow however busy the machine is."""
-    arguments = {"arguments": (run, toy.model, toy.problems, output, uri)}
-    process = toy.spawn.Process(target=exec, args=(PATIENTLY, arguments))
-    process.start()
-    return process
+    """Train at full speed in a process that waits for MLflow however busy the machine is."""
+    log = output.with_name(f"{output.name}.log")
+    return toy.start(run, output, uri, target=train_as_allowed, first=(None, log))
 
 
 @pytest.fixture(scope="module")
@@ -81,39 +75,6 @@ def output(tmp_path):
     return tmp_path / "results" / "toy" / "aent" / "seed0"
 
 
-def rows(output):
-    """Complete lines of the metrics log."""
-    try:
-        return (output / "state/metrics.jsonl").read_bytes().count(b"\n")
-    except FileNotFoundError:
-        return 0
-
-
-def wait(condition, *, patience_s=300.0):
-    """Wait until the condition holds."""
-    until = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
-
-
-@contextlib.contextmanager
-def fault_during(process, output, first=5, last=60):
-    """Around a fault that begins after some steps and ends when training has taken more."""
-    wait(lambda: rows(output) >= first)
-    yield
-    wait(lambda: rows(output) >= last)
-    os.kill(process.pid, signal.SIGSTOP)
-    assert last <= rows(output) < STEPS["steps"], "too slow to stop it in time"
-
-
-def finish(process):
-    """Let a stopped training go on to its end, which has to be a good one."""
-    os.kill(process.pid, signal.SIGCONT)
-    process.join()
-    assert process.exitcode == 0
-
-
 def histories(uri):
     """Names of the active runs in the experiment -> all their points, repeats included."""
     client = MlflowClient(uri)
@@ -141,16 +102,24 @@ def lock(database):
     return connection
 
 
-@pytest.mark.parametrize("seconds", [6, pytest.param(65, marks=FULL)])
-def test_a_locked_store(toy, database, output, seconds):
+@pytest.mark.parametrize(
+    ("seconds", "steps", "says"),
+    [(6, 60, ""), (65, 400, "does not take")],
+    ids=["6", "65"],
+)
+def test_a_locked_store(toy, database, output, seconds, steps, says):
     """The mirror waits, and has everything when training ends; training does not wait."""
     uri = f"sqlite:///{database}"
-    process = start(toy, toy.run("aent", **STEPS), output, uri)
-    with fault_during(process, output):
-        locked, until = lock(database), time.monotonic() + seconds
+    training = Training(toy, output, uri, steps)
+    training.until_mlflow_has_rows(database)
+    locked, until = lock(database), time.monotonic() + seconds
+    [mirror] = mirrors(training.process.pid)
+    training.goes_on(says)
+    wait(lambda: str(database) in opened(mirror))  # it waits for the lock
     time.sleep(max(0.0, until - time.monotonic()))
+    assert training.rows() < steps - AFTER, "training stood still during a part of the lock"
     locked.close()
-    finish(process)
+    training.ends()
     assert histories(uri) == {"aent/0": in_files(output)}
 
 
@@ -168,6 +137,27 @@ def test_a_store_locked_at_the_end_of_a_run(
     assert "database is locked" in capsys.readouterr().err
     locked.close()
     synchronised(study(uri), uri, output, capsys)
+
+
+def test_sigterm_while_a_run_waits_for_its_mirror(toy, database, output):
+    """It ends at once with the status that says "again", and again it is complete."""
+    uri, run = f"sqlite:///{database}", toy.run("aent", steps=6, save_every=6)
+    locked = lock(database)
+    process = start(toy, run, output, uri)
+    wait(lambda: mirrors(process.pid))
+    [mirror] = mirrors(process.pid)
+    order = os.readlink(f"/proc/{mirror}/fd/0")  # a pipe, which training closes before it waits
+    wait(lambda: order not in opened(process.pid))
+    assert (output / "metrics.parquet").exists()
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == STATUS
+    assert not _lives(mirror)
+    locked.close()
+    process = start(toy, run, output, uri)
+    process.join()
+    assert process.exitcode == 0
+    assert histories(uri) == {"aent/0": in_files(output)}
 
 
 def only_warning(caplog, uri):
@@ -214,12 +204,14 @@ def remount(disk, mode):
 def test_a_store_becomes_read_only(toy, empty_store, disk, output, study, capsys, comes_back):
     database = shutil.copy(empty_store, disk)
     uri = f"sqlite:///{database}"
-    process = start(toy, toy.run("aent", **STEPS), output, uri)
-    with fault_during(process, output):
-        remount(disk, "ro")
+    training = Training(toy, output, uri)
+    training.until_mlflow_has_rows(database)
+    remount(disk, "ro")
+    training.goes_on(says="does not take")
     if comes_back:
         remount(disk, "rw")
-    finish(process)
+    [warning] = training.ends()
+    assert "attempt to write a readonly database" in warning
     if not comes_back:
         remount(disk, "rw")
         synchronised(study(uri), uri, output, capsys)
@@ -230,12 +222,14 @@ def test_a_store_becomes_read_only(toy, empty_store, disk, output, study, capsys
 def test_a_store_is_taken_away(toy, database, output, study, capsys, comes_back):
     """What comes back is the same file; what is gone is made anew by `aent sync`."""
     uri, away = f"sqlite:///{database}", database.with_name("away.db")
-    process = start(toy, toy.run("aent", **STEPS), output, uri)
-    with fault_during(process, output):
-        database.rename(away)
+    training = Training(toy, output, uri)
+    training.until_mlflow_has_rows(database)
+    database.rename(away)
+    training.goes_on(says="does not take")
     if comes_back:
         away.rename(database)
-    finish(process)
+    [warning] = training.ends()
+    assert f"{database}: there is no MLflow store here" in warning
     if not comes_back:
         # A connection at the moment of the deletion leaves an empty file, which counts as none.
         assert not is_there(database)
@@ -247,11 +241,13 @@ def test_a_store_is_taken_away(toy, database, output, study, capsys, comes_back)
 def test_a_store_is_replaced_by_an_empty_one(toy, database, empty_store, output):
     """The mirror begins anew in the other one."""
     uri = f"sqlite:///{database}"
-    process = start(toy, toy.run("aent", **STEPS), output, uri)
-    with fault_during(process, output):
-        database.unlink()
-        shutil.copy(empty_store, database)
-    finish(process)
+    training = Training(toy, output, uri)
+    training.until_mlflow_has_rows(database)
+    database.unlink()
+    shutil.copy(empty_store, database)
+    training.goes_on(says="does not take")
+    [warning] = training.ends()
+    assert "not found" in warning
     assert histories(uri) == {"aent/0": in_files(output)}
 
 
@@ -259,11 +255,11 @@ def test_a_store_that_comes_late(toy, database, output):
     """There is none when training starts, and all rows are in it in the end."""
     uri, away = f"sqlite:///{database}", database.with_name("away.db")
     database.rename(away)
-    process = start(toy, toy.run("aent", **STEPS), output, uri)
-    with fault_during(process, output, first=0):
-        pass  # it is there already
+    training = Training(toy, output, uri)
+    training.goes_on(says="does not take")
     away.rename(database)
-    finish(process)
+    [warning] = training.ends()
+    assert f"{database}: there is no MLflow store here" in warning
     assert histories(uri) == {"aent/0": in_files(output)}
 
 
@@ -311,24 +307,23 @@ def server(database):
     server.kill()
 
 
-def test_a_server_is_killed(toy, server, output, study, capsys):
-    """Once it is brought back before the run ends, once after."""
-    process = start(toy, toy.run("aent", **STEPS), output, server.uri)
-    with fault_during(process, output):
-        server.kill()
-    server.start()
-    finish(process)
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_server_is_killed(toy, server, output, study, capsys, comes_back):
+    """It is brought back before the run ends, or after."""
+    training = Training(toy, output, server.uri)
+    training.until_mlflow_has_rows(server.database)
+    server.kill()
+    training.goes_on(says="does not take")
+    if comes_back:
+        server.start()
+    [warning] = training.ends()
+    assert "Connection refused" in warning
+    if not comes_back:
+        server.start()
+        synchronised(study(server.uri), server.uri, output, capsys)
     assert histories(server.uri) == {"aent/0": in_files(output)}
-    shutil.rmtree(output)
-    process = start(toy, toy.run("aent", **STEPS), output, server.uri)
-    with fault_during(process, output):
-        server.kill()
-    finish(process)
-    server.start()
-    synchronised(study(server.uri), server.uri, output, capsys)
 
 
-@FULL
 def test_eight_writers_at_once(toy, database, tmp_path):
     """Training runs of one SQLite store, all at the same time."""
     uri = f"sqlite:///{database}"
@@ -340,27 +335,25 @@ def test_eight_writers_at_once(toy, database, tmp_path):
     assert histories(uri) == {name: in_files(tmp_path / name) for name in runs}
 
 
-def children(pid):
-    """Mirrors that a process has started."""
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split()
-    found = []
-    for child in map(int, listed):
-        with contextlib.suppress(OSError):
-            if b"aent.mirror_worker" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-    return found
+def opened(pid):
+    """The files that a process has open."""
+    files = set()
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            files.add(os.readlink(file))
+    return files
 
 
 def test_the_mirror_is_killed(toy, database, output, study, capsys):
     """Training ends as ever; the rows come with `aent sync`."""
     uri = f"sqlite:///{database}"
-    process = start(toy, toy.run("aent", **STEPS), output, uri)
-    with fault_during(process, output):
-        wait(lambda: children(process.pid))
-        os.kill(children(process.pid)[0], signal.SIGKILL)
-    finish(process)
+    training = Training(toy, output, uri)
+    training.until_mlflow_has_rows(database)
+    [mirror] = mirrors(training.process.pid)
+    os.kill(mirror, signal.SIGKILL)
+    training.goes_on(says="lacks rows")
+    [warning] = training.ends()
+    assert "the mirror's process ended with status -9" in warning
     synchronised(study(uri), uri, output, capsys)
 
 
@@ -374,8 +367,8 @@ def _lives(pid):
 def test_the_mirror_of_a_killed_run_ends(toy, database, output):
     """It must not meet the mirror of whoever goes on with the run."""
     process = start(toy, toy.run("aent", **STEPS), output, f"sqlite:///{database}")
-    wait(lambda: children(process.pid) and rows(output) >= 5)
-    [mirror] = children(process.pid)
+    wait(lambda: mirrors(process.pid))
+    [mirror] = mirrors(process.pid)
     process.kill()
     process.join()
     wait(lambda: not _lives(mirror))
