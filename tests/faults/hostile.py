@@ -5,19 +5,23 @@ can be asked to find out within its limit. Most families are written down as a p
 `MARK` in a text stands for a path that it tries to create.
 
     python tests/faults/hostile.py /tmp/mark 2 0.3      scores them all; prints JSON
+
+With the folder `refusals` on PYTHONPATH, what the sandbox refused stands on standard error.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from aent import rewards
 from aent.rewards import Verifier
 
 Case = tuple[str, str, float | None]
@@ -270,40 +274,97 @@ FAMILIES = (
 )
 
 
-def fork_memory(verifier: Verifier) -> list[int]:
-    """Most memory, in bytes, that the comparing process of each worker has had until now."""
-    used = []
-    for worker in verifier._workers:
-        pid = worker.process.pid if worker else 0
-        for fork in Path(f"/proc/{pid}/task/{pid}/children").read_text().split() if pid else []:
-            status = Path(f"/proc/{fork}/status").read_text()
-            used.append(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
-    return used
+class Watched(rewards._Worker):
+    """A worker of whose comparisons it is known what they took."""
+
+    cpu_s: ClassVar[dict[tuple[str, str], float]] = {}
+    """Most CPU time of a comparison of the two texts, in seconds."""
+    memory: ClassVar[int] = 0
+    """Most memory of a process that compared, in bytes."""
+    asked_at: float | None = None
+
+    def ask(self, pair: tuple[str, str]) -> None:
+        self.asked_at = cpu_time(self.process.pid)
+        super().ask(pair)
+
+    def reply(self) -> Any:
+        try:
+            return super().reply()
+        finally:
+            self.look()
+
+    def kill(self) -> None:
+        self.look()  # before nobody can
+        super().kill()
+
+    def look(self) -> None:
+        """Note what is known now."""
+        Watched.memory = max([Watched.memory, *map(most_memory, forks(self.process.pid))])
+        if self.asked_at is not None:
+            took = cpu_time(self.process.pid) - self.asked_at
+            Watched.cpu_s[self.pair] = max(took, Watched.cpu_s.get(self.pair, 0.0))
+        self.asked_at = None
+
+
+def forks(pid: int) -> list[int]:
+    """Ids of a process's children."""
+    try:
+        return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
+
+
+def most_memory(pid: int) -> int:
+    """Most memory, in bytes, that a process has had until now."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", read(f"/proc/{pid}/status"))
+    return 1024 * int(found[1]) if found else 0
+
+
+def cpu_time(pid: int) -> float:
+    """CPU seconds of a process's children, living and dead."""
+
+    def ticks(pid: int, user: int) -> int:
+        fields = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+        return sum(map(int, fields[user : user + 2]))
+
+    living = sum(ticks(fork, 11) for fork in forks(pid))
+    return (ticks(pid, 13) + living) / os.sysconf("SC_CLK_TCK")
+
+
+def read(file: str) -> str:
+    """What a file of /proc says; nothing when its process has ended."""
+    try:
+        return Path(file).read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def score_all(mark: str, workers: int, timeout_s: float) -> dict[str, Any]:
     """Score every case with its family's others; what the test looks at.
 
     Returns:
-        For each family a list of (text's start, wanted score, score, timed out), the most memory
-        that a process used, in bytes, and the CPU time of all that have ended.
+        For each family a list of (text's start, wanted score, score, timed out, CPU time of the
+        comparison: 0 where none was needed); the most memory that a worker's process and that this
+        one needed, in bytes.
     """
     families = {}
+    rewards._Worker = Watched  # type: ignore[misc]
     with Verifier(workers=workers, timeout_s=timeout_s) as verifier:
         for family in FAMILIES:
             texts, answers, wanted = zip(*family(), strict=True)
             verdicts = verifier.score([text.replace(MARK, mark) for text in texts], list(answers))
             families[family.__name__] = [
-                (text[:100], score, verdict.score, verdict.timed_out)
-                for text, score, verdict in zip(texts, wanted, verdicts, strict=True)
+                (text[:100], score, v.score, v.timed_out, Watched.cpu_s.get((v.extracted, a), 0.0))
+                for text, score, v, a in zip(texts, wanted, verdicts, answers, strict=True)
             ]
-        living = fork_memory(verifier)
-    # Only those that somebody has waited for: who went over a limit.
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "families": families,
-        "memory": max(1024 * used.ru_maxrss, *living),
-        "cpu_s": used.ru_utime + used.ru_stime,
+        # Of those that somebody has waited for, too: who went over a limit.
+        "memory": max(
+            Watched.memory, 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        ),
+        # Not of getrusage: that would tell of the process that started this one, too.
+        "own_memory": most_memory(os.getpid()),
     }
 
 
