@@ -1,4 +1,4 @@
-"""Time of a training step with MLflow's mirror beside it, over one without, interleaved.
+r"""Time of a training step with MLflow's mirror beside it, over one without, interleaved.
 
 Runs are started by `aent train`, one after the other: a round is one run of each variant, in an
 order that turns. The time of a step is that between two rows of the metrics log, which is all that
@@ -7,14 +7,21 @@ training does: sampling, reward, update, record, state. The first step is left o
     none         --no-mlflow
     sqlite       a SQLite store, as by default
     locked       the same, with an exclusive lock held by another connection all the time
+    read-only    the same, made read-only after a third of the steps
+    deleted      the same, deleted after a third of the steps
+    replaced     the same, replaced by an empty one after a third of the steps
+    late         the same, not there during the first third of the steps
     missing      the same, but its folder cannot be made
+    alone        the same; the mirror's process is killed (SIGKILL) after a third of the steps
     server       an MLflow server on loopback
-    killed       the same, killed (SIGKILL) as the run starts
+    killed       the same, killed (SIGKILL) after a third of the steps
+    gone         the same, killed as the run starts
 
 With `taskset -c 0`, training and mirror share a core; the server has the others, if there are any.
 
     taskset -c 0 python benchmarks/tracking.py --variants none,sqlite --rounds 4
-    taskset -c 0 python benchmarks/tracking.py --config tests/config.yaml --setting toy --steps 300
+    taskset -c 0 python benchmarks/tracking.py --config tests/config.yaml --setting toy \
+        --steps 300 --variants all
 """
 
 from __future__ import annotations
@@ -32,7 +39,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +49,11 @@ from aent.config import ScratchModel, parse
 from aent.journal import read_journal
 from aent.tracking import create_store
 
-VARIANTS = ("none", "sqlite", "locked", "missing", "server", "killed")
+VARIANTS = (
+    *("none", "sqlite", "locked", "read-only", "deleted", "replaced", "late", "missing", "alone"),
+    *("server", "killed", "gone"),
+)
+Fault = Callable[[int], object]  # gets the number of the process that trains
 
 
 def prepare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -103,44 +114,81 @@ def served(database: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 @contextlib.contextmanager
-def tracked(variant: str, folder: Path) -> Iterator[str | None]:
-    """The variant's tracking URI, with its fault in effect."""
-    database = folder / "mlflow.db"
+def tracked(variant: str, folder: Path) -> Iterator[tuple[str | None, Fault]]:
+    """The variant's tracking URI, and what is to happen after a third of the steps."""
+    store, other = folder / "store", folder / "other"
+    database = store / "mlflow.db"
+    uri = f"sqlite:///{database}"
     if variant == "none":
-        yield None
+        yield None, _nothing
         return
     if variant == "missing":
-        yield f"sqlite:////proc/{database.name}"
+        yield f"sqlite:////proc/{database.name}", _nothing
         return
-    create_store(f"sqlite:///{database}", folder / "artifacts")
-    if variant in ("server", "killed"):
-        with served(database) as (uri, server):
-            if variant == "killed":
+    create_store(uri, folder / "artifacts")
+    if variant in ("server", "killed", "gone"):
+        with served(database) as (address, server):
+            if variant == "gone":
                 os.killpg(server.pid, 9)
-            yield uri
+            kill = variant == "killed"
+            yield address, (lambda _: os.killpg(server.pid, 9)) if kill else _nothing
         return
+    if variant == "late":
+        store.rename(other)
+        store.touch()  # a file in the folder's place, or training would make a store
+    if variant == "replaced":
+        shutil.copytree(store, other)
+    faults: dict[str, Fault] = {
+        "read-only": lambda _: _make_read_only(database),
+        "deleted": lambda _: database.unlink(),
+        "replaced": lambda _: os.replace(other / database.name, database),
+        "late": lambda _: (store.unlink(), other.rename(store)),
+        "alone": _kill_mirror,
+    }
     with contextlib.closing(sqlite3.connect(database if variant == "locked" else ":memory:")) as it:
         if variant == "locked":
             it.execute("BEGIN EXCLUSIVE")
-        yield f"sqlite:///{database}"
+        yield uri, faults.get(variant, _nothing)
+
+
+def _nothing(trainer: int) -> None:
+    """No fault."""
+
+
+def _make_read_only(database: Path) -> None:
+    """Ask for a version of SQLite to write with that there is not: that works for root, too."""
+    with database.open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x03")
+
+
+def _kill_mirror(trainer: int) -> None:
+    command = ["pkill", "-KILL", "-f", "aent.mirror_worker", "--parent", str(trainer)]
+    subprocess.run(command, check=True)
 
 
 def steps_of(variant: str, data: dict[str, Any], folder: Path, options: Any) -> dict[str, Any]:
     """Train once: seconds of each step, of the command, and of CPU in all its processes."""
     folder.mkdir()
-    with tracked(variant, folder) as uri:
+    with tracked(variant, folder) as (uri, fault):
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(data | {"tracking": {"uri": uri, "enabled": bool(uri)}}))
         command = [sys.executable, "-m", "aent", "train", "--config", str(file), "--keep-state"]
         command += ["--setting", options.setting, "--method", options.method]
-        command += ["--output", str(folder / "run")]
+        command += ["--output", str(folder / "run"), "--log", str(folder / "log")]
+        journal = folder / "run/state/metrics.jsonl"
         before, start = os.times(), time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        training = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while training.poll() is None:
+            if journal.exists() and journal.read_bytes().count(b"\n") >= options.steps // 3:
+                fault(training.pid)
+                break
+            time.sleep(0.1)
+        training.wait()
         wall, after = time.perf_counter() - start, os.times()
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    rows = read_journal(folder / "run/state/metrics.jsonl")
-    at = [row["timestamp"] for row in rows]
+    if training.returncode:
+        raise SystemExit((folder / "log").read_text())
+    at = [row["timestamp"] for row in read_journal(journal)]
     return {
         "steps": [later - earlier for earlier, later in itertools.pairwise(at)],
         "wall": wall,
@@ -157,9 +205,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="default: the setting's model, fresh")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--variants", default="none,sqlite")
+    parser.add_argument("--variants", default="none,sqlite", help="with commas; or: all")
     options = parser.parse_args()
-    names = options.variants.split(",")
+    names = VARIANTS if options.variants == "all" else options.variants.split(",")
+    if unknown := set(names) - set(VARIANTS):
+        parser.error(f"--variants: unknown {sorted(unknown)}; allowed {list(VARIANTS)}")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
