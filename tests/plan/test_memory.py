@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parent / "measure_peak.py"
+# Freed memory is given back, so that what is in use is measured, and not what glibc keeps: that is
+# up to 60% more, another amount in each run.
+RETURNING = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
 LAPTOP = {"kv_heads": 2}
 GROUPED = {
     "vocabulary": 8192,
@@ -43,9 +47,9 @@ CASES = {
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 @pytest.mark.parametrize("name", CASES)
-def test_estimate_is_within_a_quarter_of_the_measured_peak(name):
+def test_estimate_covers_the_measured_peak_and_little_more(name):
     command = [sys.executable, str(SCRIPT), json.dumps(CASES[name])]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=RETURNING)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert 0.75 < found["estimated"] / found["measured"] < 1.25, found
+    assert 1 < found["estimated"] / found["measured"] < 1.3, found

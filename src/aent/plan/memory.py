@@ -4,7 +4,8 @@ The largest of three moments: sampling (key/value cache, logits), the backward p
 micro-batch (activations, head), the optimiser's step (one temporary copy). Weights, gradients and
 optimiser state stand through all three. Every sequence is taken to be as long as it may be. What
 is counted is what this project's loop keeps: float32 weights and AdamW, bf16 by autocast, the
-fused head that never holds tokens x vocabulary.
+fused head that never holds tokens x vocabulary. On a CPU the C library may keep freed memory, too:
+a process of the laptop's settings has been seen with a third more than is estimated.
 """
 
 from __future__ import annotations
