@@ -235,9 +235,8 @@ def test_killed_training_jobs(fresh, same_outputs, kills):
     _check_mlflow(fresh)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
-def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs, kills):
-    dice, lost, hit = random.Random(f"snakemake/{kills}"), [], Counter()
+def test_killed_snakemake_with_all_its_jobs(fresh, same_outputs):
+    dice, lost, hit, kills = random.Random("snakemake"), [], Counter(), len(AIMS)
     resumed = Resumed(fresh.run, fresh.output)
     for number in range(kills):
         snakemake = fresh.start(TRAINED)
@@ -270,13 +269,12 @@ def _check_scores(ours, theirs):
         pd.testing.assert_frame_equal(*details, check_exact=True)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=FULL)])
-def test_killed_evaluation_jobs(workflow, kills):
-    """Of five, two during imports; the others within a second after scoring has begun."""
+def test_killed_evaluation_jobs(workflow):
+    """Two during imports, the others within a second after scoring has begun."""
     workflow.finish(TRAINED)  # unless the test before did
     trained, scored = workflow.folder / "trained", workflow.folder / "scored"
     shutil.copytree(workflow.run, trained)
-    dice, hit = random.Random("evaluation"), Counter()
+    dice, hit, kills = random.Random("evaluation"), Counter(), 5
     snakemake = workflow.start(SCORED, "--retries", str(kills + 1))
     for number in range(kills):
         job = workflow.job("evaluate_checkpoints", snakemake)
