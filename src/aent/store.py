@@ -333,6 +333,7 @@ def _create(target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
+        partial.touch()  # MLflow would try for 100 seconds where no file can be
         MlflowClient(tracking_uri=f"sqlite:///{partial}").search_experiments()
         sync(partial)
         if not is_there(target):  # somebody may have been faster; that one is as good
