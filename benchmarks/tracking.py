@@ -22,6 +22,7 @@ With `taskset -c 0`, training and mirror share a core; the server has the others
     taskset -c 0 python benchmarks/tracking.py --variants none,sqlite --rounds 4
     taskset -c 0 python benchmarks/tracking.py --config tests/config.yaml --setting toy \
         --steps 300 --variants all
+    python benchmarks/tracking.py --config tests/config.yaml --setting toy --steps 200 --writers 8
 """
 
 from __future__ import annotations
@@ -168,29 +169,36 @@ def _kill_mirror(trainer: int) -> None:
 
 
 def steps_of(variant: str, data: dict[str, Any], folder: Path, options: Any) -> dict[str, Any]:
-    """Train once: seconds of each step, of the command, and of CPU in all its processes."""
+    """Train once, or several runs at once: seconds of each step, of all of it, and of CPU."""
     folder.mkdir()
+    runs = [folder / f"run{seed}" for seed in range(options.writers)]
+    journals = [run / "state/metrics.jsonl" for run in runs]
     with tracked(variant, folder) as (uri, fault):
         file = folder / "config.yaml"
         file.write_text(yaml.safe_dump(data | {"tracking": {"uri": uri, "enabled": bool(uri)}}))
         command = [sys.executable, "-m", "aent", "train", "--config", str(file), "--keep-state"]
         command += ["--setting", options.setting, "--method", options.method]
-        command += ["--output", str(folder / "run"), "--log", str(folder / "log")]
-        journal = folder / "run/state/metrics.jsonl"
         before, start = os.times(), time.perf_counter()
-        training = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        while training.poll() is None:
-            if journal.exists() and journal.read_bytes().count(b"\n") >= options.steps // 3:
-                fault(training.pid)
+        trainings = [
+            subprocess.Popen(
+                [*command, "--seed", str(seed), "--output", str(run), "--log", f"{run}.log"],
+                stderr=subprocess.DEVNULL,
+            )
+            for seed, run in enumerate(runs)
+        ]
+        first = journals[0]
+        while trainings[0].poll() is None:
+            if first.exists() and first.read_bytes().count(b"\n") >= options.steps // 3:
+                fault(trainings[0].pid)
                 break
             time.sleep(0.1)
-        training.wait()
+        failed = [run for run, one in zip(runs, trainings, strict=True) if one.wait()]
         wall, after = time.perf_counter() - start, os.times()
-    if training.returncode:
-        raise SystemExit((folder / "log").read_text())
-    at = [row["timestamp"] for row in read_journal(journal)]
+    if failed:
+        raise SystemExit(Path(f"{failed[0]}.log").read_text())
+    times = [[row["timestamp"] for row in read_journal(journal)] for journal in journals]
     return {
-        "steps": [later - earlier for earlier, later in itertools.pairwise(at)],
+        "steps": [later - earlier for at in times for earlier, later in itertools.pairwise(at)],
         "wall": wall,
         "cpu": sum(after[2:4]) - sum(before[2:4]),
     }
@@ -206,6 +214,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", default="none,sqlite", help="with commas; or: all")
+    parser.add_argument("--writers", type=int, default=1, help="runs at once, into one store")
     options = parser.parse_args()
     names = VARIANTS if options.variants == "all" else options.variants.split(",")
     if unknown := set(names) - set(VARIANTS):
